@@ -1,0 +1,101 @@
+"""An exact detector for the embedded world: what is in a picture, and does that answer a prompt?
+
+It judges; it is never trained against. Hue decides a pixel's colour, connected components make things, and the
+overlap with the drawn outline of each shape names them. It plays the part that the object detector plays in GenEval
+(Ghosh et al. 2023), whose rules `Verdict.correct` follows.
+"""
+
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .prompts import Prompt, relation_holds
+from .scenes import COLORS, SHAPES, SIZE, Thing, coverage
+
+SATURATION = 0.45
+"""Chroma over brightness from which a pixel belongs to a thing and not to the background."""
+BRIGHTNESS = 0.35
+MIN_AREA = 24
+"""Pixels below which a coloured patch is dirt, not a thing."""
+MIN_IOU = 0.72
+"""Overlap with a drawn outline from which a patch is that shape."""
+
+_HUES = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in COLORS.values()])
+_NAMES = tuple(COLORS)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found. `unknown` counts coloured patches that are no shape: smears, ghosts, things run together."""
+
+    things: tuple[Thing, ...]
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`correct`: all that the prompt asks for is there (GenEval's rules). `strict`: and nothing else is."""
+
+    correct: bool
+    strict: bool
+
+
+def _hue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(hue in [0, 1), mask of coloured pixels), both [64, 64]."""
+    high, low = picture.max(-1), picture.min(-1)
+    chroma = high - low
+    safe = np.maximum(chroma, 1e-6)
+    r, g, b = np.moveaxis(picture, -1, 0)
+    hue = np.where(high == r, (g - b) / safe, np.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    return (hue / 6) % 1.0, (chroma > SATURATION * high) & (high > BRIGHTNESS)
+
+
+def _name_patch(mask: np.ndarray, color: str) -> Thing | None:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    x, y = (left + right) / 2, (top + bottom) / 2
+    radius = max(bottom - top, right - left) / 2
+    best_iou, best = MIN_IOU, None
+    for shape in SHAPES:
+        outline = coverage(shape, x, y, radius) > 0.5
+        iou = (mask & outline).sum() / (mask | outline).sum()
+        if iou > best_iou:
+            best_iou, best = iou, Thing(shape, color, x, y, radius)
+    return best
+
+
+def detect(picture: np.ndarray) -> Detection:
+    """Find the things in a picture, float [64, 64, 3] in [0, 1]."""
+    if picture.shape != (SIZE, SIZE, 3):
+        raise ValueError(f"the detector reads [{SIZE}, {SIZE}, 3] pictures in [0, 1], got {list(picture.shape)}")
+    hue, colored = _hue(picture)
+    distance = abs(hue[..., None] - _HUES)
+    nearest = np.minimum(distance, 1 - distance).argmin(-1)
+    things, unknown = [], 0
+    for index, color in enumerate(_NAMES):
+        labels, count = ndimage.label(colored & (nearest == index))
+        for label, area in enumerate(np.bincount(labels.ravel())[1:], start=1):
+            if area < MIN_AREA:
+                continue
+            thing = _name_patch(labels == label, color)
+            things.append(thing) if thing else None
+            unknown += thing is None
+    return Detection(tuple(things), unknown)
+
+
+def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
+    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
+    detection = detect(picture)
+    found = [
+        [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)] for want in prompt.wants
+    ]
+    if prompt.category == "counting":
+        correct = len(found[0]) == prompt.wants[0].count
+    else:
+        correct = all(found)
+    if correct and prompt.relation:
+        correct = any(relation_holds(prompt.relation, a, b) for a in found[0] for b in found[1])
+    expected = sum(want.count for want in prompt.wants)
+    return Verdict(correct, correct and len(detection.things) == expected and not detection.unknown)

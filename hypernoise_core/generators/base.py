@@ -1,0 +1,86 @@
+"""The protocol of a generator: the frozen few-step model g_θ behind a handful of methods."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import TensorBatch
+
+
+class Generator(ABC):
+    """A frozen few-step text-to-image model.
+
+    Noise hypernetworks, the trainer, search and evaluation take any generator and never ask which. A family implements
+    the abstract methods; `x0` is always unit Gaussian and unpacked, [B, C, h, w], whatever its denoiser wants to see.
+    """
+
+    family: str
+    """The architecture, such as `sana-sprint`: adapters are made for one."""
+    name: str
+    """Hub id or folder name, for messages and metadata."""
+    denoiser: nn.Module
+    """The UNet or transformer."""
+    latent_channels: int
+    latent_scale: int
+    """Pixels per latent cell, along each side."""
+    default_size: int
+    """Side, in pixels, of the pictures that the model was trained on."""
+    device: torch.device
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> TensorBatch:
+        """The conditioning of each prompt, without gradients. Costs a text encoder call: cache the result."""
+
+    @abstractmethod
+    def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+        """What `denoiser` returns on unit noise at the first step: [B, C, h, w], in unit space.
+
+        `denoiser` is this generator's own or a clone of it that carries a LoRA: this is the call that f_φ makes.
+        """
+
+    @abstractmethod
+    def denoise(
+        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None
+    ) -> Tensor:
+        """From unit noise [B, C, h, w] to clean latents [B, C, h, w]."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """From clean latents to pictures [B, 3, H, W] in [0, 1]."""
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        """Recompute activations in the backward pass of denoiser and decoder instead of keeping them."""
+
+    def generate(
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int = 1,
+        seed: int = 0,
+        denoiser: nn.Module | None = None,
+    ) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] from unit noise, differentiable in `x0` at any number of steps.
+
+        `seed` draws the noise that some families add between steps; `denoiser` replaces the generator's own (a
+        fine-tuned one).
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; a generator needs at least 1")
+        return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser))
+
+    def noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor:
+        """Unit Gaussian noise [batch, C, height / f, width / f], float32, equal on every machine for one seed.
+
+        `height` and `width` are in pixels and default to `default_size`.
+        """
+        height, width = height or self.default_size, width or self.default_size
+        if height % self.latent_scale or width % self.latent_scale:
+            raise ValueError(
+                f"{self.name} makes pictures whose sides are multiples of {self.latent_scale} pixels; "
+                f"{width}x{height} is not: round it"
+            )
+        shape = (batch, self.latent_channels, height // self.latent_scale, width // self.latent_scale)
+        random = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=random).to(self.device)

@@ -1,0 +1,99 @@
+"""SANA-Sprint (Chen et al. 2025, arXiv 2503.09641): TrigFlow with a linear-attention transformer and a DC-AE."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import SanaSprintPipeline, SCMScheduler
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..batch import TensorBatch
+from .base import Generator
+
+GUIDANCE_SCALE = 4.5
+"""`SanaSprintPipeline`'s default. Sprint was distilled with guidance as an input: it costs no second call."""
+
+MAX_TIMESTEP = 1.57080
+"""Where sampling starts, in radians: pure noise. As in `SanaSprintPipeline`."""
+
+SECOND_TIMESTEP = 1.3
+"""The second of two steps; other counts are spaced evenly. As in `SanaSprintPipeline`."""
+
+
+class SanaSprint(Generator):
+    """A `SanaSprintPipeline`. Prompts are encoded without SANA's complex human instruction, as the paper's authors
+    train and infer; the instruction changes the pictures of the full-size model."""
+
+    family = "sana-sprint"
+    pipeline_class = SanaSprintPipeline
+
+    def __init__(self, pipeline: SanaSprintPipeline, name: str):
+        self.name = name
+        self.pipeline = pipeline
+        self.denoiser = pipeline.transformer.eval().requires_grad_(False)
+        self.autoencoder = pipeline.vae.eval().requires_grad_(False)
+        self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
+        self.latent_channels = self.denoiser.config.in_channels
+        self.latent_scale = pipeline.vae_scale_factor
+        self.default_size = self.denoiser.config.sample_size * self.latent_scale
+        self.device = self.denoiser.device
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TensorBatch:
+        embeds, mask = self.pipeline.encode_prompt(list(prompts), complex_human_instruction=None, device=self.device)
+        return TensorBatch({"embeds": embeds, "mask": mask})
+
+    def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+        return self._call(denoiser, x0, torch.ones(len(x0), device=x0.device), conditioning)
+
+    def _call(self, denoiser: nn.Module, x: Tensor, s: Tensor, conditioning: TensorBatch) -> Tensor:
+        """The raw prediction at x = s z + (1 - s) x̂, in float32; `s` [B] in [0, 1]."""
+        dtype = self.denoiser.dtype
+        guidance = torch.full_like(s, GUIDANCE_SCALE * self.denoiser.config.guidance_embeds_scale)
+        return denoiser(
+            x.to(dtype),
+            encoder_hidden_states=conditioning["embeds"].to(dtype),
+            encoder_attention_mask=conditioning["mask"],
+            guidance=guidance.to(dtype),
+            timestep=s,
+            return_dict=False,
+        )[0].float()
+
+    def denoise(
+        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+    ) -> Tensor:
+        scheduler = SCMScheduler.from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(
+            steps, device=x0.device, max_timesteps=MAX_TIMESTEP, intermediate_timesteps=SECOND_TIMESTEP if steps == 2 else None
+        )
+        scheduler.set_begin_index(0)
+        sigma_data = scheduler.config.sigma_data
+        random = torch.Generator("cpu").manual_seed(seed)
+        x = x0 * sigma_data
+        for t in scheduler.timesteps[:-1]:
+            s = t.sin() / (t.cos() + t.sin())
+            norm = (s**2 + (1 - s) ** 2).sqrt()
+            flow_input = x / sigma_data * norm
+            v = self._call(denoiser or self.denoiser, flow_input, s.expand(len(x)), conditioning)
+            trigflow = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s**2) * v) / norm * sigma_data
+            x, clean = scheduler.step(trigflow, t, x, generator=random, return_dict=False)
+        return clean / sigma_data
+
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = latents.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
+        pictures = self.autoencoder.decode(latents, return_dict=False)[0].float()
+        return (pictures / 2 + 0.5).clamp(0, 1)
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        if enabled:
+            self.denoiser.enable_gradient_checkpointing()
+        else:
+            self.denoiser.disable_gradient_checkpointing()
+        for block in self.autoencoder.decoder.up_blocks:  # AutoencoderDC has no checkpointing of its own
+            block.__dict__.pop("forward", None)
+            if enabled:
+                block.forward = _checkpointed(block.forward)
+
+
+def _checkpointed(forward):
+    return lambda *args: checkpoint(forward, *args, use_reentrant=False)

@@ -1,0 +1,90 @@
+"""Which picture does a noise become? The transport coupling that trains the embedded generator.
+
+A one-step generator is a deterministic map from noise to pictures. Distillation inherits that map from a teacher's
+ODE; here it is chosen directly, as multisample optimal transport chooses it (Pooladian et al. 2023, "Multisample flow
+matching"): of all scenes that a prompt allows, a noise is paired with the one whose latent it is nearest to, found
+object by object. Layout, open colours and background are thereby functions of the noise, every prompt's scenes are all
+reached, and regression on the pairs needs neither teacher nor guidance. A noise that is nearly as close to a second
+scene is what the trained network gets wrong.
+"""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC
+from hypernoise_core.embedded.prompts import RELATIONS, Prompt
+from hypernoise_core.embedded.scenes import COLORS, GAP, SHAPES, SIZE, Background, Scene, Thing, draw
+from scipy.stats import norm
+
+RADII = {1: 10.0, 2: 9.0, 3: 8.0, 4: 7.0}
+"""Number of things to their radius in pixels."""
+
+_AXIS = np.arange(12, SIZE - 11, 4, dtype=np.float32)
+PLACES = np.stack(np.meshgrid(_AXIS, _AXIS, indexing="xy"), -1).reshape(-1, 2)
+"""Centres that a thing may take: [P, 2] as (x, y)."""
+
+_COLORS = tuple(COLORS)
+
+
+def encode(autoencoder: AutoencoderDC, scenes: list[Scene]) -> torch.Tensor:
+    """Scaled latents of drawn scenes: [n, 16, 8, 8], about unit variance."""
+    pictures = torch.from_numpy(np.stack([draw(s) for s in scenes])).permute(0, 3, 1, 2) * 2 - 1
+    with torch.no_grad():
+        parts = [autoencoder.encode(part).latent for part in pictures.split(128)]
+    return torch.cat(parts) * autoencoder.config.scaling_factor
+
+
+class Coupling:
+    """Pairs noises with scenes by inner products with the latents of single things and of backgrounds."""
+
+    def __init__(self, autoencoder: AutoencoderDC):
+        empty = encode(autoencoder, [Scene(())])
+        self.templates = {}  # count -> [shapes, colours, places, 1024], unit length
+        for count, radius in RADII.items():
+            scenes = [Scene((Thing(s, c, x, y, radius),)) for s in SHAPES for c in _COLORS for x, y in PLACES]
+            difference = (encode(autoencoder, scenes) - empty).flatten(1)
+            unit = difference / difference.norm(dim=1, keepdim=True)
+            self.templates[count] = unit.view(len(SHAPES), len(_COLORS), len(PLACES), -1).numpy()
+        ends = [Background(level=0.32), Background(dx=0.16), Background(dy=0.16)]
+        difference = (encode(autoencoder, [Scene((), end) for end in ends]) - empty).flatten(1)
+        self.background = (difference / difference.norm(dim=1, keepdim=True)).numpy()
+        offset = PLACES[:, None] - PLACES[None]
+        self._chebyshev = abs(offset).max(-1)
+        distance = np.maximum(np.sqrt((offset**2).sum(-1)), 1e-6)
+        self._related = {r: (offset @ np.array(u)) / distance > 0.75 for r, u in RELATIONS.items()}
+
+    def scene(self, noise: np.ndarray, prompt: Prompt) -> Scene:
+        """The scene that one noise, [1024], is paired with under a prompt."""
+        count = sum(want.count for want in prompt.wants)
+        radius = RADII[count]
+        free = self._chebyshev >= 2 * radius + GAP
+        scores, colors = zip(*(self._scores(noise, want, count) for want in prompt.wants), strict=True)
+        if len(prompt.wants) == 2:
+            allowed = free & self._related[prompt.relation] if prompt.relation else free
+            joint = np.where(allowed, scores[0][:, None] + scores[1][None], -np.inf)
+            places = np.unravel_index(joint.argmax(), joint.shape)
+            chosen = [(want, colors[i][p], p) for i, (want, p) in enumerate(zip(prompt.wants, places, strict=True))]
+        else:
+            places = _greedy(scores[0], free, count, np.ones(len(PLACES), bool))
+            chosen = [(prompt.wants[0], colors[0][p], p) for p in places]
+        things = tuple(Thing(w.shape, _COLORS[c], *map(float, PLACES[p]), radius) for w, c, p in chosen)
+        level, dx, dy = norm.cdf(self.background @ noise)
+        return Scene(things, Background(0.16 + 0.16 * level, 0.32 * dx - 0.16, 0.32 * dy - 0.16))
+
+    def _scores(self, noise, want, count) -> tuple[np.ndarray, np.ndarray]:
+        """(best score, its colour) at each place, both [P]."""
+        scores = self.templates[count][SHAPES.index(want.shape)] @ noise
+        if want.color:
+            color = _COLORS.index(want.color)
+            return scores[color], np.full(len(PLACES), color)
+        return scores.max(0), scores.argmax(0)
+
+
+def _greedy(score: np.ndarray, free: np.ndarray, count: int, open_: np.ndarray) -> list[int] | None:
+    """The best place, then the best that is left, …; a choice that leaves no room for the rest is taken back."""
+    if count == 0:
+        return []
+    for place in np.argsort(-np.where(open_, score, -np.inf))[: open_.sum()]:
+        rest = _greedy(score, free, count - 1, open_ & free[place])
+        if rest is not None:
+            return [int(place), *rest]
+    return None

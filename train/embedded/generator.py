@@ -1,0 +1,172 @@
+"""Stages 2 and 3: pairs of noise and picture, and the one-step generator (transformer and text encoder) trained on them.
+
+At full noise (s = 1) the network regresses the scene that the noise is coupled with: that is the one-step generator.
+Below full noise it is an ordinary denoiser on independent noise, which is what SANA-Sprint's sampler asks of it from
+the second step on. In the coordinates that the transformer sees, x_s = s z + (1 - s) x and it predicts v = z - x.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, SanaTransformer2DModel
+from torch import nn
+from tqdm import tqdm
+from transformers import Gemma2Model
+
+from .coupling import Coupling, encode
+from .stage import Stage
+from .text import build_tokenizer, sample_prompt, text_config, vocabulary
+
+CONFIG = dict(
+    in_channels=16,
+    out_channels=16,
+    num_attention_heads=4,
+    attention_head_dim=32,
+    num_layers=6,
+    num_cross_attention_heads=4,
+    cross_attention_head_dim=32,
+    cross_attention_dim=128,
+    caption_channels=128,
+    mlp_ratio=2.5,
+    sample_size=8,
+    patch_size=1,
+    interpolation_scale=1.0,  # sine positions: without them "left of" is learned hours later
+    guidance_embeds=True,
+    guidance_embeds_scale=0.1,
+    qk_norm="rms_norm_across_heads",
+)
+GUIDANCE = 4.5 * CONFIG["guidance_embeds_scale"]
+"""What `SanaSprintPipeline` passes by default; the network never learns to tell guidance scales apart."""
+
+TOKENS = 16
+"""Longest prompt in tokens while training. Padding is masked, so the pipeline's 300 give the same picture."""
+
+
+def noise_of(index: int, count: int) -> torch.Tensor:
+    """The noises of one file of pairs: [count, 16, 8, 8]."""
+    return torch.randn(count, 16, 8, 8, generator=torch.Generator().manual_seed(10_000 + index))
+
+
+def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int = 2000) -> list[Path]:
+    """Write (prompt, latent of the coupled scene) for seeded noises, `files` x `per_file` of them; keeps what is there."""
+    folder = work / "pairs"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:04d}.pt" for i in range(files)]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    if not missing:
+        return paths
+    coupling, tokenizer, kinds = Coupling(autoencoder), build_tokenizer(), vocabulary()
+    for i in tqdm(missing, desc="pairs"):
+        rng = np.random.default_rng((1, i))
+        noise = noise_of(i, per_file).flatten(1).numpy()
+        prompts = [sample_prompt(rng, kinds) for _ in range(per_file)]
+        scenes = [coupling.scene(z, prompt) for z, prompt in zip(noise, prompts, strict=True)]
+        tokens = tokenizer([p.text for p in prompts], padding="max_length", max_length=TOKENS, return_tensors="pt")
+        content = {
+            "latents": encode(autoencoder, scenes).half(),
+            "ids": tokens.input_ids.short(),
+            "mask": tokens.attention_mask.bool(),
+        }
+        temporary = paths[i].with_suffix(".tmp")
+        torch.save(content, temporary)
+        temporary.rename(paths[i])
+    return paths
+
+
+class Sprinter(nn.Module):
+    """Text encoder and transformer together, called as `SanaSprintPipeline` calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.text_encoder = Gemma2Model(text_config(len(build_tokenizer())))
+        self.transformer = SanaTransformer2DModel(**CONFIG)
+
+    def forward(self, x: torch.Tensor, s: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        text = self.text_encoder(ids, attention_mask=mask).last_hidden_state
+        return self.transformer(
+            x,
+            encoder_hidden_states=text,
+            encoder_attention_mask=mask,
+            timestep=s,
+            guidance=torch.full_like(s, GUIDANCE),
+            return_dict=False,
+        )[0]
+
+
+class Average:
+    """Exponential moving average of weights; early on it averages over less."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.998):
+        self.model, self.decay, self.count = copy.deepcopy(model).requires_grad_(False).eval(), decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.count += 1
+        weight = 1 - min(self.decay, self.count / (self.count + 10))
+        for average, current in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(current, weight)
+
+    def state_dict(self) -> dict:
+        return {"count": self.count, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.count = state["count"]
+        self.model.load_state_dict(state["model"])
+
+
+class Pairs:
+    """Reads the files of pairs in a seeded order; remembers only its place."""
+
+    def __init__(self, paths: list[Path], batch: int):
+        self.paths, self.batch, self._loaded = paths, batch, (-1, None)
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        data = self._file(0)
+        per_file = len(data["ids"]) // self.batch
+        epoch, place = divmod(step // per_file, len(self.paths))
+        order = np.random.default_rng((2, epoch)).permutation(len(self.paths))
+        data = self._file(int(order[place]))
+        rows = np.random.default_rng((3, step // per_file)).permutation(len(data["ids"]))
+        part = torch.from_numpy(rows[step % per_file * self.batch :][: self.batch])
+        return {key: value[part] for key, value in data.items()}
+
+    def _file(self, index: int) -> dict[str, torch.Tensor]:
+        if self._loaded[0] != index:
+            data = torch.load(self.paths[index], weights_only=True)
+            data["noise"] = noise_of(index, len(data["ids"]))
+            self._loaded = (index, data)
+        return self._loaded[1]
+
+
+def train(
+    work: Path, paths: list[Path], steps: int = 10_000, batch: int = 32, one_step: float = 0.7, lr: float = 2e-3
+) -> Sprinter:
+    """Train (or resume, or simply load) the generator; returns the averaged weights. `one_step` is the share of a
+    batch at full noise."""
+    torch.manual_seed(0)
+    model = Sprinter()
+    average = Average(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    stage = Stage(work / "generator", "generator", steps, model=model, optimizer=optimizer, average=average)
+    pairs = Pairs(paths, batch)
+    full = round(one_step * batch)
+    for step in stage.steps():
+        data = pairs(step)
+        random = torch.Generator().manual_seed(step)
+        x, z = data["latents"].float(), data["noise"]
+        z = torch.cat([z[:full], torch.randn(z[full:].shape, generator=random)])
+        s = torch.cat([torch.ones(full), torch.rand(batch - full, generator=random) * 0.9 + 0.05])
+        s_ = s.view(-1, 1, 1, 1)
+        optimizer.param_groups[0]["lr"] = stage.cosine(lr, warmup=200)
+        with torch.autocast("cpu", torch.bfloat16):
+            v = model(s_ * z + (1 - s_) * x, s, data["ids"].long(), data["mask"].long())
+        error = (v.float() - (z - x)).square().mean((1, 2, 3))
+        optimizer.zero_grad(set_to_none=True)
+        error.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model)
+        stage.log(one_step=error[:full].mean().item(), denoise=error[full:].mean().item())
+    return average.model
