@@ -44,5 +44,5 @@ def load_generator(model: str, device: str = "cpu", dtype: torch.dtype = torch.f
     if class_name not in FAMILIES:
         raise ValueError(f"{model!r} is a {class_name}; the families known here are {', '.join(FAMILIES)}")
     family = FAMILIES[class_name]
-    pipeline = family.pipeline_class.from_pretrained(source, torch_dtype=dtype).to(device)
+    pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype).to(device)
     return family(pipeline, name=model if model in SHORT_NAMES else Path(model).name if Path(model).is_dir() else model)

@@ -11,7 +11,7 @@ scene is what the trained network gets wrong.
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
-from hypernoise_core.embedded.prompts import RELATIONS, Prompt
+from hypernoise_core.embedded.prompts import RELATIONS, Prompt, Want
 from hypernoise_core.embedded.scenes import COLORS, GAP, SHAPES, SIZE, Background, Scene, Thing, draw
 from scipy.stats import norm
 
@@ -38,6 +38,7 @@ class Coupling:
 
     def __init__(self, autoencoder: AutoencoderDC):
         empty = encode(autoencoder, [Scene(())])
+        self.empty = empty.flatten().numpy()
         self.templates = {}  # count -> [shapes, colours, places, 1024], unit length
         for count, radius in RADII.items():
             scenes = [Scene((Thing(s, c, x, y, radius),)) for s in SHAPES for c in _COLORS for x, y in PLACES]
@@ -52,12 +53,21 @@ class Coupling:
         distance = np.maximum(np.sqrt((offset**2).sum(-1)), 1e-6)
         self._related = {r: (offset @ np.array(u)) / distance > 0.75 for r, u in RELATIONS.items()}
 
-    def scene(self, noise: np.ndarray, prompt: Prompt) -> Scene:
-        """The scene that one noise, [1024], is paired with under a prompt."""
+    def scene(
+        self, noise: np.ndarray, prompt: Prompt, shown: np.ndarray | None = None, output: np.ndarray | None = None
+    ) -> Scene:
+        """The scene that one noise, [1024], is paired with under a prompt.
+
+        `output`, the latent [1024] that a generator makes of `shown` (the noise itself, or a noisy latent), joins in
+        the choice of places: of layouts that are about as near, the one that it already shows. That is what turns a
+        blend of two layouts into one of them. Open colours are left to `shown`: a blend of colours looks most like
+        magenta, and soon all would be. The background is always the noise's.
+        """
+        shown = noise if shown is None else shown
         count = sum(want.count for want in prompt.wants)
         radius = RADII[count]
         free = self._chebyshev >= 2 * radius + GAP
-        scores, colors = zip(*(self._scores(noise, want, count) for want in prompt.wants), strict=True)
+        scores, colors = zip(*(self._scores(shown, output, want, count) for want in prompt.wants), strict=True)
         if len(prompt.wants) == 2:
             allowed = free & self._related[prompt.relation] if prompt.relation else free
             joint = np.where(allowed, scores[0][:, None] + scores[1][None], -np.inf)
@@ -70,13 +80,13 @@ class Coupling:
         level, dx, dy = norm.cdf(self.background @ noise)
         return Scene(things, Background(0.16 + 0.16 * level, 0.32 * dx - 0.16, 0.32 * dy - 0.16))
 
-    def _scores(self, noise, want, count) -> tuple[np.ndarray, np.ndarray]:
-        """(best score, its colour) at each place, both [P]."""
-        scores = self.templates[count][SHAPES.index(want.shape)] @ noise
-        if want.color:
-            color = _COLORS.index(want.color)
-            return scores[color], np.full(len(PLACES), color)
-        return scores.max(0), scores.argmax(0)
+    def _scores(self, shown, output, want: Want, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(how well the place suits, which colour it would take) at each place, both [P]."""
+        shape = self.templates[count][SHAPES.index(want.shape)]
+        colors = [_COLORS.index(want.color)] if want.color else list(range(len(_COLORS)))
+        by_input = shape[colors] @ shown
+        scores = by_input if output is None else by_input + shape[colors] @ (output - self.empty)
+        return scores.max(0), np.array(colors)[by_input.argmax(0)]
 
 
 def _greedy(score: np.ndarray, free: np.ndarray, count: int, open_: np.ndarray) -> list[int] | None:

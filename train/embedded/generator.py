@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC, SanaTransformer2DModel
 from torch import nn
+from hypernoise_core.embedded.prompts import Prompt
 from tqdm import tqdm
 from transformers import Gemma2Model
 
@@ -49,6 +50,12 @@ def noise_of(index: int, count: int) -> torch.Tensor:
     return torch.randn(count, 16, 8, 8, generator=torch.Generator().manual_seed(10_000 + index))
 
 
+def prompts_of(index: int, count: int) -> list[Prompt]:
+    """The prompts of one file of pairs."""
+    rng, kinds = np.random.default_rng((1, index)), vocabulary()
+    return [sample_prompt(rng, kinds) for _ in range(count)]
+
+
 def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int = 2000) -> list[Path]:
     """Write (prompt, latent of the coupled scene) for seeded noises, `files` x `per_file` of them; keeps what is there."""
     folder = work / "pairs"
@@ -57,11 +64,10 @@ def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     if not missing:
         return paths
-    coupling, tokenizer, kinds = Coupling(autoencoder), build_tokenizer(), vocabulary()
+    coupling, tokenizer = Coupling(autoencoder), build_tokenizer()
     for i in tqdm(missing, desc="pairs"):
-        rng = np.random.default_rng((1, i))
         noise = noise_of(i, per_file).flatten(1).numpy()
-        prompts = [sample_prompt(rng, kinds) for _ in range(per_file)]
+        prompts = prompts_of(i, per_file)
         scenes = [coupling.scene(z, prompt) for z, prompt in zip(noise, prompts, strict=True)]
         tokens = tokenizer([p.text for p in prompts], padding="max_length", max_length=TOKENS, return_tensors="pt")
         content = {
@@ -122,7 +128,7 @@ class Pairs:
     def __init__(self, paths: list[Path], batch: int):
         self.paths, self.batch, self._loaded = paths, batch, (-1, None)
 
-    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+    def __call__(self, step: int) -> tuple[dict[str, torch.Tensor], list[Prompt]]:
         data = self._file(0)
         per_file = len(data["ids"]) // self.batch
         epoch, place = divmod(step // per_file, len(self.paths))
@@ -130,39 +136,59 @@ class Pairs:
         data = self._file(int(order[place]))
         rows = np.random.default_rng((3, step // per_file)).permutation(len(data["ids"]))
         part = torch.from_numpy(rows[step % per_file * self.batch :][: self.batch])
-        return {key: value[part] for key, value in data.items()}
+        return {key: value[part] for key, value in data.items()}, [self._prompts[i] for i in part.tolist()]
 
     def _file(self, index: int) -> dict[str, torch.Tensor]:
         if self._loaded[0] != index:
             data = torch.load(self.paths[index], weights_only=True)
             data["noise"] = noise_of(index, len(data["ids"]))
             self._loaded = (index, data)
+            self._prompts = prompts_of(index, len(data["ids"]))
         return self._loaded[1]
 
 
 def train(
-    work: Path, paths: list[Path], steps: int = 10_000, batch: int = 32, one_step: float = 0.7, lr: float = 2e-3
+    work: Path,
+    autoencoder: AutoencoderDC,
+    paths: list[Path],
+    steps: int = 10_000,
+    settle_from: int = 1_500,
+    batch: int = 32,
+    one_step: float = 0.7,
+    lr: float = 2e-3,
 ) -> Sprinter:
-    """Train (or resume, or simply load) the generator; returns the averaged weights. `one_step` is the share of a
-    batch at full noise."""
+    """Train (or resume, or simply load) the generator; returns the averaged weights.
+
+    `one_step` is the share of a batch at full noise. From step `settle_from` on, a noise's scene is chosen together
+    with what the generator already makes of it (`Coupling.scene`): a regression alone would fade out wherever two
+    scenes are about as near, and learns to decide only slowly.
+    """
     torch.manual_seed(0)
     model = Sprinter()
     average = Average(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     stage = Stage(work / "generator", "generator", steps, model=model, optimizer=optimizer, average=average)
     pairs = Pairs(paths, batch)
+    coupling = Coupling(autoencoder)
     full = round(one_step * batch)
     for step in stage.steps():
-        data = pairs(step)
+        data, prompts = pairs(step)
         random = torch.Generator().manual_seed(step)
-        x, z = data["latents"].float(), data["noise"]
-        z = torch.cat([z[:full], torch.randn(z[full:].shape, generator=random)])
+        x, coupled = data["latents"].float(), data["noise"]
+        z = torch.cat([coupled[:full], torch.randn(coupled[full:].shape, generator=random)])
         s = torch.cat([torch.ones(full), torch.rand(batch - full, generator=random) * 0.9 + 0.05])
         s_ = s.view(-1, 1, 1, 1)
         optimizer.param_groups[0]["lr"] = stage.cosine(lr, warmup=200)
+        shown = s_ * z + (1 - s_) * x
         with torch.autocast("cpu", torch.bfloat16):
-            v = model(s_ * z + (1 - s_) * x, s, data["ids"].long(), data["mask"].long())
-        error = (v.float() - (z - x)).square().mean((1, 2, 3))
+            v = model(shown, s, data["ids"].long(), data["mask"].long()).float()
+        if step >= settle_from:
+            outputs = (shown - s_ * v.detach()).flatten(1).numpy()
+            cases = zip(coupled.flatten(1).numpy(), prompts, shown.flatten(1).numpy(), outputs, strict=True)
+            settled = encode(autoencoder, [coupling.scene(*case) for case in cases])
+            x = torch.where(s_ > 0.5, settled, x)  # at less noise there is nothing left to decide
+            z = (shown - (1 - s_) * x) / s_  # the noise that would have shown it
+        error = (v - (z - x)).square().mean((1, 2, 3))
         optimizer.zero_grad(set_to_none=True)
         error.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

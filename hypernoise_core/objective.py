@@ -1,0 +1,51 @@
+"""The training objective in nats: L(φ) = KL(noise) - r / α (paper, equation 11, with its temperature)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLReduction = Literal["sum", "mean"]
+
+
+def kl_l2(delta: Tensor, reduction: KLReduction = "sum") -> Tensor:
+    """½‖Δ‖² of each residual [B, C, h, w] as [B], float32: the KL of the moved noise to second order in the map's
+    Lipschitz constant (paper, equation 10).
+
+    `sum` is the paper's, in nats. `mean` divides by C·h·w, as the reference implementation weighs it: its recipes
+    reproduce with it, but one weight then means another strength for every model and resolution.
+    """
+    squares = delta.float().square().flatten(1)
+    return 0.5 * (squares.sum(1) if reduction == "sum" else squares.mean(1))
+
+
+class PerSampleClip:
+    """Clips the gradient that reaches a batch, sample by sample, on its way back.
+
+    Reward gradients at the modulated noise x0 + f_φ(x0, c) differ by orders of magnitude between samples; a few would
+    own the step. Where most samples are clipped, `max_norm` sets the effective temperature: watch `clipped_fraction`.
+    """
+
+    def __init__(self, max_norm: float | None):
+        self.max_norm = max_norm
+        self.norms = torch.empty(0)
+        """Norm of each sample's gradient before clipping, [B], after a backward pass."""
+
+    def attach(self, x: Tensor) -> Tensor:
+        """`x` [B, …] itself; gradients through what is returned are clipped and measured."""
+        x = x * 1.0  # a node of its own: gradients that reach the input by other ways are not clipped
+        if x.requires_grad:
+            x.register_hook(self._clip)
+        return x
+
+    def _clip(self, gradient: Tensor) -> Tensor:
+        norms = gradient.float().flatten(1).norm(dim=1)
+        self.norms = norms.detach()
+        if self.max_norm is None:
+            return gradient
+        scale = (self.max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)
+        return gradient * scale.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+
+    @property
+    def clipped_fraction(self) -> float:
+        return (self.norms > self.max_norm).float().mean().item() if self.max_norm is not None else 0.0

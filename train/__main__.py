@@ -1,0 +1,61 @@
+"""Train a HyperNoise LoRA without ComfyUI.
+
+    python -m train                                          # the embedded generator, minutes on one CPU core
+    python -m train --rewards redness=100 --max_steps 100    # another reward
+    python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
+    python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from hypernoise_core import load_generator
+from hypernoise_core.training import NonFiniteError, Trainer
+
+from .cli import RECIPES, parse, run_command
+from .config import TrainArguments, default_recipe
+from .run import FINAL_NAME, Run
+
+PROG = "python -m train"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with these arguments (default: the command line's).
+
+    Raises:
+        ValueError: something given is wrong; nothing has been written.
+    """
+    args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, default_recipe(_model(argv), RECIPES))
+    torch.set_num_threads(args.threads)
+    prompts, reward = args.load_prompts(), args.load_rewards().to(args.device)
+    config = args.training_config(len(prompts))
+    generator = load_generator(args.model, args.device, getattr(torch, args.dtype))
+    trainer = Trainer(generator, reward, prompts, config)
+    folder = Path(args.save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}")
+    run = Run(trainer, folder, _spread(prompts, 8), args.log_every, args.save_every)
+    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
+    try:
+        finished = run.train()
+    except NonFiniteError as error:
+        trainer.save(folder / FINAL_NAME)
+        raise ValueError(f"stopped at step {trainer.step}: {error}; what was trained is in {folder / FINAL_NAME}") from error
+    print(f"{'trained' if finished else 'stopped'} at step {trainer.step}: {folder / FINAL_NAME}")
+
+
+def _model(argv: Sequence[str] | None) -> str:
+    """`--model` alone, before the rest is read: it decides which recipe stands behind."""
+    words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
+    return words[words.index("--model") + 1] if "--model" in words[:-1] else TrainArguments.model
+
+
+def _spread(prompts: list[str], count: int) -> list[str]:
+    """`count` prompts from all over the list."""
+    return prompts[:: max(1, len(prompts) // count)][:count]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
