@@ -86,7 +86,9 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
 
 
 def _info(path: Path, metadata: dict[str, str]) -> AdapterInfo:
-    fields = {key.removeprefix("hypernoise."): value for key, value in metadata.items() if key.startswith("hypernoise.")}
+    fields = {
+        key.removeprefix("hypernoise."): value for key, value in metadata.items() if key.startswith("hypernoise.")
+    }
     version = fields.pop("format", None)
     if version is None:
         raise ValueError(f"{path} is no HyperNoise LoRA: its header has no hypernoise.format")

@@ -85,7 +85,9 @@ class TrainingConfig:
             if value is not None and not 0 <= value < (1.0 if name != "decay_fraction" else 1.0 + 1e-9):
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
         if self.reward_grad_clip is not None and self.reward_grad_clip <= 0:
-            raise ValueError(f"reward_grad_clip is {self.reward_grad_clip}; it must be above 0, or null for no clipping")
+            raise ValueError(
+                f"reward_grad_clip is {self.reward_grad_clip}; it must be above 0, or null for no clipping"
+            )
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ class Trainer:
             event = self._train_step()
             yield event
             if isinstance(event, StepSkipped) and self._skipped_in_a_row >= self.config.max_skipped:
-                raise NonFiniteError(f"{self._skipped_in_a_row} steps in a row were skipped, the last since {event.reason}")
+                raise NonFiniteError(
+                    f"{self._skipped_in_a_row} steps in a row were skipped, the last since {event.reason}"
+                )
             if every and isinstance(event, StepDone) and self.step % every == 0 and self.config.train_type == "noise":
                 yield Diagnosed(self.step, self.diagnose())
 

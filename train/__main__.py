@@ -1,9 +1,9 @@
 """Train a HyperNoise LoRA without ComfyUI.
 
-    python -m train                                          # the embedded generator, minutes on one CPU core
-    python -m train --rewards redness=100 --max_steps 100    # another reward
-    python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
-    python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
+python -m train                                          # the embedded generator, minutes on one CPU core
+python -m train --rewards redness=100 --max_steps 100    # another reward
+python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
+python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
 """
 
 import sys
@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 import yaml
+
 from hypernoise_core import load_generator
 from hypernoise_core.training import NonFiniteError, Trainer
 
 from .cli import RECIPES, parse, run_command
 from .config import TrainArguments, default_recipe
+from .pictures import spread
 from .run import FINAL_NAME, Run
 
 PROG = "python -m train"
@@ -31,18 +33,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, default_recipe(_model(argv), RECIPES))
     torch.set_num_threads(args.threads)
-    prompts, reward = args.load_prompts(), args.load_rewards().to(args.device)
+    prompts = args.load_prompts()
     config = args.training_config(len(prompts))
+    reward = args.load_rewards().to(args.device)
     generator = load_generator(args.model, args.device, getattr(torch, args.dtype))
     trainer = Trainer(generator, reward, prompts, config)
     folder = Path(args.save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}")
-    run = Run(trainer, folder, _spread(prompts, 8), args.log_every, args.save_every)
+    run = Run(trainer, folder, spread(prompts, 8), args.log_every, args.save_every)
     (folder / "config.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
     try:
         finished = run.train()
     except NonFiniteError as error:
         trainer.save(folder / FINAL_NAME)
-        raise ValueError(f"stopped at step {trainer.step}: {error}; what was trained is in {folder / FINAL_NAME}") from error
+        raise ValueError(
+            f"stopped at step {trainer.step}: {error}; what was trained is in {folder / FINAL_NAME}"
+        ) from error
     print(f"{'trained' if finished else 'stopped'} at step {trainer.step}: {folder / FINAL_NAME}")
 
 
@@ -50,11 +55,6 @@ def _model(argv: Sequence[str] | None) -> str:
     """`--model` alone, before the rest is read: it decides which recipe stands behind."""
     words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
     return words[words.index("--model") + 1] if "--model" in words[:-1] else TrainArguments.model
-
-
-def _spread(prompts: list[str], count: int) -> list[str]:
-    """`count` prompts from all over the list."""
-    return prompts[:: max(1, len(prompts) // count)][:count]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 """How every command here reads its line: help from the field docstrings, and one clear line where something is wrong."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the commands of a description on lines of their own."""
+
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -22,7 +28,11 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     """
     argv = _bare_flags(arguments, list(sys.argv[1:] if argv is None else argv))
     parser = ArgumentParser(
-        prog=prog, description=description, exit_on_error=False, default_config_files=[recipe] if recipe else []
+        prog=prog,
+        description=description,
+        exit_on_error=False,
+        formatter_class=_Help,
+        default_config_files=[recipe] if recipe else [],
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     parser.add_class_arguments(arguments, None, as_group=False)

@@ -138,12 +138,20 @@ class TrainArguments:
             raise ValueError(f"task {task!r} has prompts that are not shipped: pass their file by --prompts FILE")
         if self.task is None:
             raise ValueError(f"no prompts for model {self.model!r}: pass a file by --prompts FILE")
-        raise ValueError(f"unknown task {task!r}: choose from embedded, {', '.join(REFERENCE_TASKS)}, or pass --prompts")
+        raise ValueError(
+            f"unknown task {task!r}: choose from embedded, {', '.join(REFERENCE_TASKS)}, or pass --prompts"
+        )
 
     def load_rewards(self) -> RewardEnsemble:
         """The weighted rewards."""
         names = [self.rewards] if self.rewards else []
-        switches = {"hps": "hpsv2", "imagereward": "imagereward", "clip": "clip", "pickscore": "pickscore", "red": "redness"}
+        switches = {
+            "hps": "hpsv2",
+            "imagereward": "imagereward",
+            "clip": "clip",
+            "pickscore": "pickscore",
+            "red": "redness",
+        }
         for switch, reward in switches.items():
             if getattr(self, f"enable_{switch}"):
                 names.append(f"{reward}={getattr(self, f'{switch}_weighting')}")
@@ -194,7 +202,9 @@ def read_prompts(path: str) -> list[str]:
     try:
         lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts file {path} cannot be read ({error}): give a UTF-8 text file, one prompt a line") from error
+        raise ValueError(
+            f"prompts file {path} cannot be read ({error}): give a UTF-8 text file, one prompt a line"
+        ) from error
     if not any(lines):
         raise ValueError(f"prompts file {path} is empty: write one prompt a line")
     return [line for line in lines if line]

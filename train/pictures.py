@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hypernoise_core.files import replacing
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hypernoise_core.files import replacing
+
 INK, PAPER, MUTED = (24, 26, 32), (255, 255, 255), (110, 114, 124)
+
+
+def spread(items: Sequence, count: int) -> list:
+    """`count` items from all over the list (all, if there are fewer)."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
 
 
 def to_images(pictures: Tensor | np.ndarray) -> list[Image.Image]:
@@ -82,7 +88,9 @@ def curves(path: Path, runs: dict[str, Path]) -> None:
         for name, run in rows.items():
             points = [(row["step"], row[key]) for row in run if key in row]
             if points:
-                axis.plot(*zip(*points, strict=True), label=name, linewidth=1.3, marker="." if len(points) < 25 else None)
+                axis.plot(
+                    *zip(*points, strict=True), label=name, linewidth=1.3, marker="." if len(points) < 25 else None
+                )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
+
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetwork import DenoiserLora
 from hypernoise_core.training import Diagnosed, StepDone, StepSkipped, Trainer
-from tqdm import tqdm
 
 from .pictures import comparison_grid, curves, to_images
 
@@ -18,6 +19,7 @@ SAMPLE_SEED = 12_345
 """First seed of the sample grids: the same pictures in every run and at every step."""
 
 FINAL_NAME = "hypernoise.safetensors"
+METRICS_NAME = "metrics.jsonl"
 
 
 class Run:
@@ -29,12 +31,18 @@ class Run:
     """
 
     def __init__(
-        self, trainer: Trainer, folder: Path, sample_prompts: list[str], log_every: int, save_every: int, quiet: bool = False
+        self,
+        trainer: Trainer,
+        folder: Path,
+        sample_prompts: list[str],
+        log_every: int,
+        save_every: int,
+        quiet: bool = False,
     ):
         self.trainer, self.folder, self.prompts = trainer, folder, sample_prompts
         self.log_every, self.save_every, self.quiet = log_every, save_every, quiet
         folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_file = folder / "metrics.jsonl"
+        self.metrics_file = folder / METRICS_NAME
         self._samples = _Samples(trainer.generator, sample_prompts)
 
     def train(self) -> bool:

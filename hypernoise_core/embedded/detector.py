@@ -89,7 +89,8 @@ def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
     """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
     detection = detect(picture)
     found = [
-        [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)] for want in prompt.wants
+        [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)]
+        for want in prompt.wants
     ]
     if prompt.category == "counting":
         correct = len(found[0]) == prompt.wants[0].count

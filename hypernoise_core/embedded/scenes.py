@@ -59,9 +59,7 @@ def coverage(shape: str, x: float, y: float, radius: float) -> np.ndarray:
         distance = np.maximum(abs(dx), abs(dy)) - radius
     elif shape == "cross":
         arm = 0.36 * radius
-        distance = np.minimum(
-            np.maximum(abs(dx) - radius, abs(dy) - arm), np.maximum(abs(dx) - arm, abs(dy) - radius)
-        )
+        distance = np.minimum(np.maximum(abs(dx) - radius, abs(dy) - arm), np.maximum(abs(dx) - arm, abs(dy) - radius))
     elif shape == "triangle":  # apex up, as wide as high
         slope = 5**-0.5
         distance = np.maximum((2 * abs(dx) - (dy + radius)) * slope, dy - radius)

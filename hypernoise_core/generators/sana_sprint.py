@@ -64,7 +64,10 @@ class SanaSprint(Generator):
     ) -> Tensor:
         scheduler = SCMScheduler.from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(
-            steps, device=x0.device, max_timesteps=MAX_TIMESTEP, intermediate_timesteps=SECOND_TIMESTEP if steps == 2 else None
+            steps,
+            device=x0.device,
+            max_timesteps=MAX_TIMESTEP,
+            intermediate_timesteps=SECOND_TIMESTEP if steps == 2 else None,
         )
         scheduler.set_begin_index(0)
         sigma_data = scheduler.config.sigma_data

@@ -39,7 +39,9 @@ def _load_own(name: str) -> Reward:
     try:
         reward_class = getattr(importlib.import_module(module_name.removesuffix(".py")), class_name)
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise ValueError(f"reward {name!r} does not load ({error}): it is module:Class, importable from here") from error
+        raise ValueError(
+            f"reward {name!r} does not load ({error}): it is module:Class, importable from here"
+        ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
     if not (isinstance(reward_class, type) and issubclass(reward_class, Reward)):

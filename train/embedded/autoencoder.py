@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
+
 from hypernoise_core.embedded.detector import detect
 from hypernoise_core.embedded.scenes import draw, random_scene
 

@@ -11,9 +11,10 @@ scene is what the trained network gets wrong.
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
+from scipy.stats import norm
+
 from hypernoise_core.embedded.prompts import RELATIONS, Prompt, Want
 from hypernoise_core.embedded.scenes import COLORS, GAP, SHAPES, SIZE, Background, Scene, Thing, draw
-from scipy.stats import norm
 
 RADII = {1: 10.0, 2: 9.0, 3: 8.0, 4: 7.0}
 """Number of things to their radius in pixels."""

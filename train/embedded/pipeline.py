@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderDC, SanaSprintPipeline, SCMScheduler
+
 from hypernoise_core.generators import load_generator
 
 from .generator import Sprinter

@@ -3,10 +3,11 @@
 from itertools import permutations
 
 import numpy as np
-from hypernoise_core.embedded.prompts import CATEGORIES, NUMBERS, PLURALS, RELATIONS, Prompt, Want
-from hypernoise_core.embedded.scenes import COLORS, SHAPES
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import Gemma2Config, PreTrainedTokenizerFast
+
+from hypernoise_core.embedded.prompts import CATEGORIES, NUMBERS, PLURALS, RELATIONS, Prompt, Want
+from hypernoise_core.embedded.scenes import COLORS, SHAPES
 
 SHARES = dict(zip(CATEGORIES, (0.06, 0.14, 0.20, 0.12, 0.16, 0.20), strict=True)) | {
     "colored_counting": 0.06,
@@ -63,13 +64,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"[\s\S]*user prompt: ?"), "")]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
-        padding_side="right", model_max_length=300,
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="right",
+        model_max_length=300,
     )
 
 
