@@ -40,4 +40,16 @@ class TensorBatch:
 
     @staticmethod
     def cat(batches: Sequence[TensorBatch]) -> TensorBatch:
-        return TensorBatch({name: torch.cat([b[name] for b in batches]) for name in batches[0].tensors})
+        """One after the other. Where second dimensions differ (texts of other lengths), the shorter are padded with
+        zeros, which in a mask means padding."""
+        return TensorBatch({name: torch.cat(_padded([b[name] for b in batches])) for name in batches[0].tensors})
+
+
+def _padded(tensors: Sequence[Tensor]) -> list[Tensor]:
+    if tensors[0].dim() < 2:
+        return list(tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return [
+        torch.cat([t, t.new_zeros(len(t), longest - t.shape[1], *t.shape[2:])], 1) if t.shape[1] < longest else t
+        for t in tensors
+    ]

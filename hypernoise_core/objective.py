@@ -26,8 +26,11 @@ class PerSampleClip:
     own the step. Where most samples are clipped, `max_norm` sets the effective temperature: watch `clipped_fraction`.
     """
 
-    def __init__(self, max_norm: float | None):
+    def __init__(self, max_norm: float | None, share: float = 1.0):
         self.max_norm = max_norm
+        self.share = share
+        """What one sample's loss counts in the loss that is differentiated, such as 1 / batch size of a mean: norms
+        are those of the sample's own loss."""
         self.norms = torch.empty(0)
         """Norm of each sample's gradient before clipping, [B], after a backward pass."""
 
@@ -39,7 +42,7 @@ class PerSampleClip:
         return x
 
     def _clip(self, gradient: Tensor) -> Tensor:
-        norms = gradient.float().flatten(1).norm(dim=1)
+        norms = gradient.float().flatten(1).norm(dim=1) / self.share
         self.norms = norms.detach()
         if self.max_norm is None:
             return gradient

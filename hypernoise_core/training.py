@@ -152,7 +152,7 @@ class Trainer:
         self.optimizer = _optimizer(self.parameters, config)
         self.step = 0
         self._random = torch.Generator().manual_seed(config.seed)
-        self._clip = PerSampleClip(config.reward_grad_clip)
+        self._clip = PerSampleClip(config.reward_grad_clip, 1 / (config.batch_size * config.accumulation_steps))
         self._order: list[int] = []
         self._skipped_in_a_row = 0
         self._average = [p.detach().clone() for p in self.parameters] if config.ema_decay is not None else None

@@ -1,0 +1,205 @@
+"""The command lines, called as they are: what they leave behind, and one clear line for everything wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hypernoise_core import NoiseHypernetwork
+from train import __main__ as train_command
+from train import demo, evaluate, generate
+from train.cli import run_command
+
+COMMANDS = {"train": train_command.main, "generate": generate.main, "evaluate": evaluate.main, "demo": demo.main}
+QUICK = ["--max_steps=2", "--batch_size=2", "--lora_rank=4", "--log_every=1", "--save_every=1", "--diagnostics_every=2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_two_steps_leave_everything(folder, generator):
+    train_command.main([*QUICK, "--save_dir=run"])
+    run = folder / "run"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 2]
+    assert {"loss", "reward", "kl", "reward/embedded", "grad_norm", "clipped", "lr"} <= set(rows[0])
+    assert {"lipschitz", "kl_second_order", "noise_std"} <= set(rows[2])
+    assert (run / "checkpoints" / "step-000001.safetensors").is_file()
+    assert list((run / "tensorboard").iterdir())
+    for picture in ("curves.png", "samples/step-000001.png", "samples/last.png"):
+        assert Image.open(run / picture).width > 500
+    adapter = NoiseHypernetwork.load(generator, run / "hypernoise.safetensors")
+    assert adapter.training["steps_trained"] == "2"
+    assert not [p for p in run.rglob("*") if p.name.startswith(".")]
+
+
+def test_a_printed_configuration_repeats_the_run(folder, capsys):
+    with pytest.raises(SystemExit):
+        train_command.main(["--print_config", *QUICK, "--rewards=redness"])
+    (folder / "mine.yaml").write_text(capsys.readouterr().out)
+    train_command.main(["--config=mine.yaml", "--save_dir=a"])
+    train_command.main([*QUICK, "--rewards=redness", "--save_dir=b"])
+    assert (folder / "a/metrics.jsonl").read_text() == (folder / "b/metrics.jsonl").read_text()
+
+
+def test_the_references_names_are_accepted(folder):
+    train_command.main(
+        "--model embedded --task embedded --train_type finetune --lr 1e-3 --epochs 1 --batch_size 42 --optim sgd "
+        "--accumulation_steps 2 --lora_rank 4 --alpha_multiplier 2 --last_layer_name proj_out --latent_type batch "
+        "--use_checkpoint --memsave --enable_modulate_noise --enable_red --red_weighting 2 --save_dir run "
+        "--save_every 5 --log_every 5 --seed 3".split()
+    )
+    rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 1
+    assert "reward/redness" in rows[0]
+
+
+def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):
+    hypernetwork.save(folder / "a.safetensors")
+    (folder / "prompts.txt").write_text("a red square\n\ntwo crosses\n")
+    generate.main("--adapter a.safetensors --prompts prompts.txt --n 2 --seed 5 --save_dir out".split())
+    assert sorted(p.name for p in (folder / "out/base").iterdir()) == sorted(
+        p.name for p in (folder / "out/hypernoise").iterdir()
+    )
+    assert json.loads((folder / "out/prompts.json").read_text()) == {"0000": "a red square", "0001": "two crosses"}
+    x0, conditioning = generator.noise(1, seed=6), generator.encode(["two crosses"])
+    with torch.no_grad():
+        expected = (hypernetwork.generate(x0, conditioning, seed=6)[0] * 255).round().byte()
+    with Image.open(folder / "out/hypernoise/0001-6.png") as image:
+        assert torch.equal(torch.tensor(list(image.tobytes())).view(64, 64, 3).permute(2, 0, 1), expected)
+
+
+def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
+    hypernetwork.save(folder / "a.safetensors")
+    evaluate.main("--adapter a.safetensors --n 60 --steps 1,2 --save_dir out".split())
+    report = json.loads((folder / "out/evaluation.json").read_text())
+    assert set(report["steps"]) == {"1", "2"}
+    low, high = report["steps"]["1"]["interval_95"]
+    assert low <= report["steps"]["1"]["difference"] <= high
+    assert "95 % interval" in capsys.readouterr().out
+
+
+def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, capsys):
+    demo.main("--scale 0.02 --n 60 --save_dir out".split())
+    report = json.loads((folder / "out/report.json").read_text())
+    assert set(report["preference"]) == {"base", "hypernoise"}
+    assert set(report["redness"]) == {"base", "hypernoise", "finetune"}
+    wanted = {"detector_mean", "detector_strict", "categories", "reward", "diversity", "redness", "kl", "noise_std"}
+    for row in (*report["preference"].values(), *report["redness"].values()):
+        assert wanted | {"seconds_per_image", "n"} <= set(row)
+        assert row["n"] == 60
+    for name in ("comparison.png", "curves.png", "hypernoise.safetensors"):
+        assert (folder / "out" / name).stat().st_size > 1000
+    assert "fine-tuned" in capsys.readouterr().out
+
+
+WRONG = {
+    "unknown model": ("train --model nothing --prompts p.txt --rewards redness", "'nothing'"),
+    "unknown reward": ("train --rewards beauty", "'beauty'"),
+    "reward weight": ("train --rewards redness=lots", "'redness=lots'"),
+    "a reward for later": ("train --enable_hps", "hpsv2"),
+    "unknown task": ("train --task poems", "'poems'"),
+    "a task that is not shipped": ("train --task geneval", "--prompts"),
+    "unknown argument": ("train --learning_rate 3", "--learning_rate"),
+    "negative rank": ("train --lora_rank -3", "rank is -3"),
+    "not a number": ("train --lr fast", '"lr"'),
+    "not a choice": ("train --optim lion", "'adamw'"),
+    "learning rate": ("train --lr 0", "lr is 0"),
+    "missing prompts": ("train --prompts nowhere.txt", "nowhere.txt"),
+    "empty prompts": ("train --prompts empty.txt", "empty.txt"),
+    "binary prompts": ("train --prompts binary.txt", "binary.txt"),
+    "size": ("train --height 60 --rewards redness", "60"),
+    "last layer": ("train --last_layer_name conv_out", "'conv_out'"),
+    "corrupted recipe": ("train --config broken.yaml", "broken.yaml"),
+    "unknown recipe key": ("train --config odd.yaml", "learning_rate"),
+    "missing recipe": ("train --config nowhere.yaml", "nowhere.yaml"),
+    "used folder": ("train --save_dir used", "not empty"),
+    "no prompt": ("generate", "--prompt"),
+    "no such adapter": ("generate --prompt x --adapter nowhere.safetensors", "nowhere.safetensors"),
+    "truncated adapter": ("generate --prompt x --adapter truncated.safetensors", "truncated.safetensors"),
+    "adapter of another model": ("generate --prompt x --adapter other.safetensors", "flux-one"),
+    "odd size": ("generate --prompt x --width 63", "63x64"),
+    "steps": ("evaluate --steps 1,two", "1,two"),
+    "count": ("evaluate --n 100", "multiple of 60"),
+    "scale": ("demo --scale 0", "scale is 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_end_in_one_line(folder, hypernetwork, capsys, case):
+    (folder / "p.txt").write_text("a red square\n")
+    (folder / "empty.txt").write_text("\n")
+    (folder / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+    (folder / "broken.yaml").write_text("lr: [1e-3\n  x: {")
+    (folder / "odd.yaml").write_text("learning_rate: 1\n")
+    (folder / "used").mkdir()
+    (folder / "used" / "x").touch()
+    hypernetwork.save(folder / "a.safetensors")
+    whole = (folder / "a.safetensors").read_bytes()
+    (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "other.safetensors").write_bytes(_for_another_model(whole))
+    before = sorted(folder.rglob("*"))
+    line, words = WRONG[case]
+    command, *argv = line.split()
+    capsys.readouterr()
+
+    code = run_command(COMMANDS[command], f"python -m {command}", argv)
+
+    error = capsys.readouterr().err
+    assert code == 2
+    said = [row for row in error.splitlines() if "error:" in row]
+    assert len(said) == 1
+    assert "Traceback" not in error
+    assert words in said[0]
+    assert sorted(folder.rglob("*")) == before
+
+
+def _for_another_model(content: bytes) -> bytes:
+    """The same file with another model's name and fingerprint of equal length in its header."""
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:size])
+    metadata = header["__metadata__"]
+    metadata["hypernoise.denoiser_sha256"] = "0" * 64
+    metadata["hypernoise.generator"] = "flux-one"
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[size:]
+
+
+def test_a_stopped_run_keeps_what_it_trained(folder):
+    """Ctrl-C in the middle: the step is finished, the adapter saved."""
+    import signal
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", "--max_steps=10000", "--save_dir=run", *QUICK[1:4], "--rewards=redness"],
+        cwd=folder,
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(train_command.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / "run/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert "stopped at step" in out
+    assert (folder / "run/hypernoise.safetensors").is_file()
+
+
+def test_the_front_door_does_nothing_without_comfyui():
+    root = Path(train_command.__file__).parents[1]
+    code = "import importlib.util as u, sys; s = u.spec_from_file_location('pack', '__init__.py'); "
+    code += "m = u.module_from_spec(s); s.loader.exec_module(m); assert 'torch' not in sys.modules; "
+    code += "assert not hasattr(m, 'comfy_entrypoint')"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -1,0 +1,127 @@
+"""Rewards and the search over noise that they drive."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hypernoise_core import RewardEnsemble, best_of_n, load_reward, reno
+from hypernoise_core.embedded.scenes import Background, Scene, Thing, draw
+from hypernoise_core.rewards import parse_rewards
+from hypernoise_core.rewards.redness import Redness
+
+
+def picture(*things):
+    return torch.from_numpy(draw(Scene(things, Background()))).permute(2, 0, 1)[None]
+
+
+def test_redness():
+    pictures = torch.zeros(3, 3, 8, 8)
+    pictures[0, 0] = 1
+    pictures[1, 1] = 1
+    pictures[2] = 0.7
+    assert load_reward("redness").score(pictures, None) == pytest.approx([1.0, -0.5, 0.0], abs=1e-6)
+
+
+def test_the_embedded_reward_knows_what_belongs_to_what(reward):
+    scene = picture(Thing("square", "red", 18, 32, 9), Thing("cross", "blue", 46, 32, 9))
+    ranked = [
+        "a photo of a red square and a blue cross",
+        "a photo of a blue square and a red cross",
+        "a photo of a green triangle and a yellow square",
+    ]
+    scores = reward.score(scene.expand(3, -1, -1, -1), reward.encode_text(ranked)).tolist()
+    assert scores == sorted(scores, reverse=True)
+    three = picture(*(Thing("cross", "red", x, 32, 7) for x in (12, 32, 52)))
+    two, right, four = reward.score(
+        three.expand(3, -1, -1, -1), reward.encode_text([f"a photo of {n} crosses" for n in ("two", "three", "four")])
+    )
+    assert right > max(two, four)
+
+
+def test_a_batch_equals_its_singles_and_text_is_cached(reward):
+    pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    text = reward.encode_text(["a red square", "two crosses", "a triangle"])
+    batch = reward.score(pictures, text)
+    singles = torch.cat([reward.score(pictures[i : i + 1], text.rows([i])) for i in range(3)])
+    assert torch.allclose(batch, singles, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (200, 100), (40, 64)])
+def test_pictures_of_any_shape_are_scored(reward, shape):
+    pictures = torch.rand(1, 3, *shape, requires_grad=True)
+    score = reward.score(pictures, reward.encode_text(["a red square"]))
+    assert torch.autograd.grad(score.sum(), pictures)[0].abs().max() > 0
+
+
+def test_an_ensemble_adds_what_its_rewards_say(reward):
+    ensemble = RewardEnsemble([(reward, 2.0), (Redness(), -3.0)])
+    pictures = torch.rand(2, 3, 64, 64)
+    text = ensemble.encode_text(["a red square", "two crosses"])
+    apart = ensemble.scores(pictures, text)
+    assert torch.allclose(ensemble.score(pictures, text), 2 * apart["embedded"] - 3 * apart["redness"])
+
+
+def test_your_own_reward_is_a_file_with_a_class(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "from hypernoise_core import Reward\n"
+        "class Brightness(Reward):\n"
+        "    def score(self, images, text):\n"
+        "        return images.mean((1, 2, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    ensemble = parse_rewards("redness=100, my_rewards:Brightness=0.5")
+    assert ensemble.weights == {"redness": 100.0, "brightness": 0.5}
+    assert ensemble.score(torch.ones(1, 3, 4, 4), ensemble.encode_text(["x"])) == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("beauty", "unknown reward 'beauty'"),
+        ("redness=lots", "not a number"),
+        ("redness=0", "sum to nothing"),
+        ("redness,redness", "twice"),
+        ("", "sum to nothing"),
+        ("nowhere:Thing", "does not load"),
+        ("json:JSONDecoder", "not a subclass"),
+    ],
+)
+def test_wrong_rewards_are_named(names, message):
+    with pytest.raises(ValueError, match=message):
+        parse_rewards(names)
+
+
+def test_best_of_n_keeps_each_rows_best(generator, prompts):
+    reward = Redness()
+    x0 = torch.stack([generator.noise(2, seed=s) for s in range(5)])
+    conditioning, text = generator.encode(prompts[:2]), reward.encode_text(prompts[:2])
+    found = best_of_n(generator, reward, x0, conditioning, text)
+    with torch.no_grad():
+        scores = torch.stack([reward.score(generator.generate(x, conditioning), text) for x in x0])
+    best = scores.argmax(0)
+    assert torch.equal(found.scores, scores.max(0).values)
+    assert torch.equal(found.x0, torch.stack([x0[best[i], i] for i in range(2)]))
+    assert torch.equal(found.images, generator.generate(found.x0, conditioning))
+
+
+def test_reno_finds_better_noise_and_starts_from_what_it_was_given(generator, prompts):
+    reward, x0 = Redness(), generator.noise(2, seed=1)
+    conditioning, text = generator.encode(prompts[:2]), reward.encode_text(prompts[:2])
+    start = reno(generator, reward, x0, conditioning, text, iterations=0)
+    assert torch.equal(start.x0, x0)
+    found = reno(generator, reward, x0, conditioning, text, iterations=6)
+    assert (found.scores > start.scores).all()
+    assert found.x0.std() == pytest.approx(1, abs=0.1)
+    assert not generator.denoiser.training
+
+
+def test_clip_preprocessing_is_resize_crop_and_normalise(reward):
+    """Against the same steps written out: short side to 64, centre crop, CLIP's statistics."""
+    pictures = torch.rand(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
+    small = F.interpolate(pictures, (64, 80), mode="bicubic", antialias=True)[..., 8:72]
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    features = reward.model.get_image_features(pixel_values=(small - mean) / std).pooler_output
+    assert torch.allclose(reward.image_features(pictures), F.normalize(features, dim=-1), atol=1e-6)
+    assert np.isfinite(features.numpy()).all()
