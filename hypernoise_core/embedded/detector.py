@@ -85,9 +85,8 @@ def detect(picture: np.ndarray) -> Detection:
     return Detection(tuple(things), unknown)
 
 
-def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
-    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
-    detection = detect(picture)
+def answers(detection: Detection, prompt: Prompt) -> Verdict:
+    """Does a picture in which this was found show what the prompt says?"""
     found = [
         [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)] for want in prompt.wants
     ]
@@ -99,3 +98,8 @@ def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
         correct = any(relation_holds(prompt.relation, a, b) for a in found[0] for b in found[1])
     expected = sum(want.count for want in prompt.wants)
     return Verdict(correct, correct and len(detection.things) == expected and not detection.unknown)
+
+
+def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
+    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
+    return answers(detect(picture), prompt)
