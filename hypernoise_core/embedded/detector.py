@@ -88,7 +88,8 @@ def detect(picture: np.ndarray) -> Detection:
 def answers(detection: Detection, prompt: Prompt) -> Verdict:
     """Does a picture in which this was found show what the prompt says?"""
     found = [
-        [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)] for want in prompt.wants
+        [thing for thing in detection.things if thing.shape == want.shape and want.color in (None, thing.color)]
+        for want in prompt.wants
     ]
     if prompt.category == "counting":
         correct = len(found[0]) == prompt.wants[0].count
