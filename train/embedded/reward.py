@@ -125,13 +125,16 @@ class Questions:
         self.mask = tokens.attention_mask.view(len(OPENINGS), len(prompts), -1)
         self.kind = np.repeat(np.arange(len(vocabulary())), [len(kind) for kind in vocabulary().values()])
         words = np.array([(prompt.text.split() + 12 * [""])[:12] for prompt in prompts])
+        # Always asked too: the plain relations. Of two things that are there, which stands where?
+        self.relations = [i for i, prompt in enumerate(prompts) if prompt.relation and not prompt.wants[0].color]
+        both = {prompt.wants: i for i, prompt in enumerate(prompts) if prompt.category == "two_object"}
+        self.both = [both[prompts[i].wants] for i in self.relations]
         near_kind = (self.kind[:, None] == self.kind[None]) & ~np.eye(len(prompts), dtype=bool)
         near = near_kind & ((words[:, None] != words[None]).sum(-1) <= 3)
         self.near = [np.flatnonzero(row) for row in near]
         same: dict[tuple, list[int]] = {}
         for i, prompt in enumerate(prompts):
             same.setdefault(prompt.wants, []).append(i)
-        self.related = torch.tensor([prompt.relation is not None for prompt in prompts])
         self.turned = [
             [j for j in same[p.wants] if j != i and prompts[j].relation] if p.relation else []
             for i, p in enumerate(prompts)
@@ -204,27 +207,29 @@ def train(
         # Noise that the labels do not know of: scores that do not turn on single pixels give gradients one can follow.
         strength = 0.06 * torch.rand(batch, 1, 1, 1, generator=random)
         pictures = pictures + strength * torch.randn(pictures.shape, generator=random)
-        asked = questions.choose(rng, meant, truth)
+        asked = np.concatenate([questions.choose(rng, meant, truth).ravel(), questions.relations])
         opening = rng.choice(len(OPENINGS), size=asked.size)
-        ids, mask = questions.ids[opening, asked.ravel()], questions.mask[opening, asked.ravel()]
-        answer = torch.from_numpy(truth[:, asked.ravel()]).long()
+        ids, mask = questions.ids[opening, asked], questions.mask[opening, asked]
+        answer = torch.from_numpy(truth[:, asked]).long()
         optimizer.param_groups[0]["lr"] = stage.cosine(lr, warmup=200)
         with torch.autocast("cpu", torch.bfloat16):
             logits, named, places = model(pictures, ids, mask)
         losses, yes = F.binary_cross_entropy_with_logits(logits, targets[answer], reduction="none"), answer > 0
         own = torch.arange(batch).repeat(3), torch.arange(3 * batch)
         asked_all, asked_own = _balanced(losses, yes), _balanced(losses[own], yes[own])
+        both = torch.zeros_like(yes)
+        both[:, 3 * batch :] = torch.from_numpy(truth[:, questions.both] > 0)
+        relation = _balanced(losses[both], yes[both])
         patch, place = F.cross_entropy(named.flatten(0, 1), patches.flatten()), place_error(places, patches)
         optimizer.zero_grad(set_to_none=True)
-        (asked_all + asked_own + patch + 4 * place).backward()
+        (asked_all + asked_own + relation + patch + 4 * place).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model)
         right = (logits[own] > 0) == yes[own]
-        missed = right[2 * batch :][questions.related[asked[2]]]
         stage.log(
             all=asked_all.item(), own=asked_own.item(), patch=patch.item(), place=place.item(),
-            right=right.float().mean().item(), relation=missed.float().mean().nan_to_num().item(),
+            right=right.float().mean().item(), relation=relation.item(),
             scale=model.clip.logit_scale.exp().item(),
         )  # fmt: skip
     return average.model.clip
