@@ -2,9 +2,10 @@
 
 As in SigLIP (Zhai et al. 2023) every picture of a batch is asked about many prompts, each a yes-or-no question, and not
 only which caption is its own; the answers are the exact detector's, and among the prompts are each picture's nearest
-misses. Targets are soft, so that scores stay a few units apart. The bias, the head that names what each patch shows and
-the one that says where things are (without it "left of" was no better than chance after 2,300 steps) only help to train
-and are thrown away: a score is CLIP's usual exp(logit_scale) * cosine, see `scores`.
+misses. Targets are soft, so that scores stay a few units apart. "Left of" stayed at chance for 2,300 steps until every
+picture was asked about the plain relations of the things it shows, after a head had learned to say where they are. That
+head, the one that names what each patch shows and the bias only help to train and are thrown away: a score is CLIP's
+usual exp(logit_scale) * cosine, see `scores`.
 """
 
 from pathlib import Path
