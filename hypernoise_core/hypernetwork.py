@@ -75,9 +75,8 @@ class DenoiserLora:
         found = {name: tuple(w.shape) for name, w in weights.items()}
         if wrong := sorted(set(expected.items()) ^ set(found.items())):
             name = wrong[0][0]
-            raise ValueError(
-                f"{path} is damaged: {name} has shape {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
-            )
+            got, want = found.get(name, "no weights"), expected.get(name, "none")
+            raise ValueError(f"{path} is damaged: {name} has {got}, expected {want}")
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{path} holds values that are not finite, first in {bad[0]}: train it again")
         load_lora_(lora.network, weights)

@@ -52,10 +52,46 @@ def test_a_printed_configuration_repeats_the_run(folder, capsys):
 
 def test_the_references_names_are_accepted(folder):
     train_command.main(
-        "--model embedded --task embedded --train_type finetune --lr 1e-3 --epochs 1 --batch_size 42 --optim sgd "
-        "--accumulation_steps 2 --lora_rank 4 --alpha_multiplier 2 --last_layer_name proj_out --latent_type batch "
-        "--use_checkpoint --memsave --enable_modulate_noise --enable_red --red_weighting 2 --save_dir run "
-        "--save_every 5 --log_every 5 --seed 3".split()
+        [
+            "--model",
+            "embedded",
+            "--task",
+            "embedded",
+            "--train_type",
+            "finetune",
+            "--lr",
+            "1e-3",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "42",
+            "--optim",
+            "sgd",
+            "--accumulation_steps",
+            "2",
+            "--lora_rank",
+            "4",
+            "--alpha_multiplier",
+            "2",
+            "--last_layer_name",
+            "proj_out",
+            "--latent_type",
+            "batch",
+            "--use_checkpoint",
+            "--memsave",
+            "--enable_modulate_noise",
+            "--enable_red",
+            "--red_weighting",
+            "2",
+            "--save_dir",
+            "run",
+            "--save_every",
+            "5",
+            "--log_every",
+            "5",
+            "--seed",
+            "3",
+        ]
     )
     rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
@@ -65,7 +101,9 @@ def test_the_references_names_are_accepted(folder):
 def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):
     hypernetwork.save(folder / "a.safetensors")
     (folder / "prompts.txt").write_text("a red square\n\ntwo crosses\n")
-    generate.main("--adapter a.safetensors --prompts prompts.txt --n 2 --seed 5 --save_dir out".split())
+    generate.main(
+        ["--adapter", "a.safetensors", "--prompts", "prompts.txt", "--n", "2", "--seed", "5", "--save_dir", "out"]
+    )
     assert sorted(p.name for p in (folder / "out/base").iterdir()) == sorted(
         p.name for p in (folder / "out/hypernoise").iterdir()
     )
@@ -79,7 +117,7 @@ def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):
 
 def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
     hypernetwork.save(folder / "a.safetensors")
-    evaluate.main("--adapter a.safetensors --n 60 --steps 1,2 --save_dir out".split())
+    evaluate.main(["--adapter", "a.safetensors", "--n", "60", "--steps", "1,2", "--save_dir", "out"])
     report = json.loads((folder / "out/evaluation.json").read_text())
     assert set(report["steps"]) == {"1", "2"}
     low, high = report["steps"]["1"]["interval_95"]
@@ -88,7 +126,7 @@ def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
 
 
 def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, capsys):
-    demo.main("--scale 0.02 --n 60 --save_dir out".split())
+    demo.main(["--scale", "0.02", "--n", "60", "--save_dir", "out"])
     report = json.loads((folder / "out/report.json").read_text())
     assert set(report["preference"]) == {"base", "hypernoise"}
     assert set(report["redness"]) == {"base", "hypernoise", "finetune"}

@@ -117,7 +117,9 @@ def test_the_benchmark_measures_what_it_says(generator, reward):
     again = measure(generator, reward, base_method(generator), todo, batch=7)
     assert np.array_equal(base.correct, again.correct)
     assert paired_interval(again, base) == (0, 0, 0)
-    one_picture = measure(generator, reward, lambda x0, c, t: Made(torch.full((len(x0), 3, 64, 64), 0.5), x0 + 0.1), todo)
+    one_picture = measure(
+        generator, reward, lambda x0, c, t: Made(torch.full((len(x0), 3, 64, 64), 0.5), x0 + 0.1), todo
+    )
     summary = one_picture.summary()
     assert summary["diversity"] == 0
     assert summary["detector_mean"] == 0

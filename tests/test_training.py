@@ -35,7 +35,9 @@ def test_lora_b_moves_after_one_step_and_base_weights_never(generator, redness, 
 
 def test_the_step_equals_plain_torch(generator, redness, prompts):
     """One SGD step of L = ½‖Δ‖² - r / α, written out."""
-    t = trainer(generator, redness, prompts, optimizer="sgd", momentum=0.0, temperature=0.01, grad_clip=1e9, max_steps=1)
+    t = trainer(
+        generator, redness, prompts, optimizer="sgd", momentum=0.0, temperature=0.01, grad_clip=1e9, max_steps=1
+    )
     with torch.no_grad():
         for name, p in lora_parameters(t.adapter.network).items():
             if ".lora_B." in name:

@@ -1,4 +1,4 @@
-"""How every command here reads its line: help from the field docstrings, and one clear line where something is wrong."""
+"""How every command here reads its line: help from field docstrings, one clear line where something is wrong."""
 
 import argparse
 import sys

@@ -77,8 +77,8 @@ class TrainArguments:
     reward_grad_clip: float | None = None
     """Largest gradient of r/α per picture, at the modulated noise. Set it so that `clipped` stays near 0.5."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
-    """Noises per optimizer step: inf, a fresh one for every picture; batch, one fresh one for all; multi, the same batch
-    always; one, the same single noise always."""
+    """Noises per optimizer step: inf, a fresh one for every picture; batch, one fresh one for all; multi, the same
+    batch always; one, the same single noise always."""
     steps: int = 1
     """Denoiser calls per picture while training; one-step training carries over to 2 and 4 steps."""
     height: int | None = None

@@ -122,9 +122,7 @@ def _show(folder: Path, base: Result, results: dict[str, Result], training_secon
     curves(folder / "curves.png", {name: folder / name / METRICS_NAME for name in RUNS})
     low, high = preference["interval_95"]
     print(f"\n{table(rows)}\n\n{category_table(rows)}")
-    print(
-        f"\nHyperNoise - base on the detector: {preference['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]"
-    )
+    print(f"\nHyperNoise - base: {preference['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]")
     print(f"{folder}/comparison.png shows the same seeds before and after; report.json holds these numbers")
 
 

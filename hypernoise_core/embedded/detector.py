@@ -75,28 +75,32 @@ def detect(picture: np.ndarray) -> Detection:
     nearest = np.minimum(distance, 1 - distance).argmin(-1)
     things, unknown = [], 0
     for index, color in enumerate(_NAMES):
-        labels, count = ndimage.label(colored & (nearest == index))
+        labels, _ = ndimage.label(colored & (nearest == index))
         for label, area in enumerate(np.bincount(labels.ravel())[1:], start=1):
             if area < MIN_AREA:
                 continue
             thing = _name_patch(labels == label, color)
-            things.append(thing) if thing else None
-            unknown += thing is None
+            if thing:
+                things.append(thing)
+            else:
+                unknown += 1
     return Detection(tuple(things), unknown)
 
 
-def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
-    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
-    detection = detect(picture)
+def answers(detection: Detection, prompt: Prompt) -> Verdict:
+    """Does a picture in which this was found show what the prompt says?"""
     found = [
-        [t for t in detection.things if t.shape == want.shape and want.color in (None, t.color)]
+        [thing for thing in detection.things if thing.shape == want.shape and want.color in (None, thing.color)]
         for want in prompt.wants
     ]
-    if prompt.category == "counting":
-        correct = len(found[0]) == prompt.wants[0].count
-    else:
-        correct = all(found)
+    counting = prompt.category == "counting"
+    correct = len(found[0]) == prompt.wants[0].count if counting else all(found)
     if correct and prompt.relation:
         correct = any(relation_holds(prompt.relation, a, b) for a in found[0] for b in found[1])
     expected = sum(want.count for want in prompt.wants)
     return Verdict(correct, correct and len(detection.things) == expected and not detection.unknown)
+
+
+def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
+    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
+    return answers(detect(picture), prompt)

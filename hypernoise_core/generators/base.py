@@ -50,6 +50,7 @@ class Generator(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """From clean latents to pictures [B, 3, H, W] in [0, 1]."""
 
+    @abstractmethod
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         """Recompute activations in the backward pass of denoiser and decoder instead of keeping them."""
 

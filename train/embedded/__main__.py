@@ -1,7 +1,7 @@
 """Make the embedded world again from nothing: draw, train, save, score.
 
-    python -m train.embedded                  # every stage, resuming where a stopped one left off (hours on one core)
-    python -m train.embedded --work /tmp/mine --install false     # without touching what is shipped
+python -m train.embedded                  # every stage, resuming where a stopped one left off (hours on one core)
+python -m train.embedded --work /tmp/mine --install false     # without touching what is shipped
 """
 
 import sys
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     work = Path(args.work)
     coder = autoencoder.train(work)
-    print(f"autoencoder: the detector finds the same things in {autoencoder.reconstruction_score(coder):.3f} of pictures")
+    print(f"autoencoder: {autoencoder.reconstruction_score(coder):.3f} of pictures keep all their things")
     sprinter = generator.train(work, coder, generator.make_pairs(work, coder, args.files))
     folders = (GENERATOR_FOLDER, REWARD_FOLDER) if args.install else (work / "pipeline", work / "reward-model")
     pipeline.save(folders[0], coder, sprinter)

@@ -1,4 +1,4 @@
-"""Stages 2 and 3: pairs of noise and picture, and the one-step generator (transformer and text encoder) trained on them.
+"""Stages 2 and 3: pairs of noise and picture, and the one-step generator trained on them.
 
 At full noise (s = 1) the network regresses the scene that the noise is coupled with: that is the one-step generator.
 Below full noise it is an ordinary denoiser on independent noise, which is what SANA-Sprint's sampler asks of it from
@@ -58,7 +58,7 @@ def prompts_of(index: int, count: int) -> list[Prompt]:
 
 
 def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int = 2000) -> list[Path]:
-    """Write (prompt, latent of the coupled scene) for seeded noises, `files` x `per_file` of them; keeps what is there."""
+    """Write prompts and latents of the scenes that seeded noises are coupled with; keeps what is there."""
     folder = work / "pairs"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:04d}.pt" for i in range(files)]

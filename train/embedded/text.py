@@ -56,10 +56,15 @@ def sample_prompt(rng: np.random.Generator, kinds: dict[str, list[Prompt]]) -> P
     return Prompt(opening + prompt.text, prompt.category, prompt.wants, prompt.relation)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Words in, ids out. SANA's complex human instruction is stripped by the normalizer: it was never trained with."""
+def build_tokenizer(
+    special: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", "<unk>"), longest: int = 300
+) -> PreTrainedTokenizerFast:
+    """Words in, ids out: the `special` tokens have the first ids, a prompt may be `longest` tokens long.
+
+    SANA's complex human instruction is stripped by the normalizer: it was never trained with.
+    """
     words = sorted({w for ps in vocabulary().values() for p in ps for w in p.text.split()} | {"photo", "picture", "of"})
-    ids = {token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *words])}
+    ids = {token: i for i, token in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"[\s\S]*user prompt: ?"), "")]
@@ -77,7 +82,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         unk_token="<unk>",
         padding_side="right",
-        model_max_length=300,
+        model_max_length=longest,
     )
 
 
