@@ -31,8 +31,10 @@ class PerSampleClip:
         self.share = share
         """What one sample's loss counts in the loss that is differentiated, such as 1 / batch size of a mean: norms
         are those of the sample's own loss."""
+        self.gradient = torch.empty(0)
+        """Of the loss, [B, …], before clipping; there after a backward pass, as are the norms."""
         self.norms = torch.empty(0)
-        """Norm of each sample's gradient before clipping, [B], after a backward pass."""
+        """Norm of the gradient of each sample's own loss before clipping, [B]."""
 
     def attach(self, x: Tensor) -> Tensor:
         """`x` [B, …] itself; gradients through what is returned are clipped and measured."""
@@ -43,7 +45,7 @@ class PerSampleClip:
 
     def _clip(self, gradient: Tensor) -> Tensor:
         norms = gradient.float().flatten(1).norm(dim=1) / self.share
-        self.norms = norms.detach()
+        self.gradient, self.norms = gradient.detach(), norms.detach()
         if self.max_norm is None:
             return gradient
         scale = (self.max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)

@@ -51,48 +51,13 @@ def test_a_printed_configuration_repeats_the_run(folder, capsys):
 
 
 def test_the_references_names_are_accepted(folder):
-    train_command.main(
-        [
-            "--model",
-            "embedded",
-            "--task",
-            "embedded",
-            "--train_type",
-            "finetune",
-            "--lr",
-            "1e-3",
-            "--epochs",
-            "1",
-            "--batch_size",
-            "42",
-            "--optim",
-            "sgd",
-            "--accumulation_steps",
-            "2",
-            "--lora_rank",
-            "4",
-            "--alpha_multiplier",
-            "2",
-            "--last_layer_name",
-            "proj_out",
-            "--latent_type",
-            "batch",
-            "--use_checkpoint",
-            "--memsave",
-            "--enable_modulate_noise",
-            "--enable_red",
-            "--red_weighting",
-            "2",
-            "--save_dir",
-            "run",
-            "--save_every",
-            "5",
-            "--log_every",
-            "5",
-            "--seed",
-            "3",
-        ]
+    line = (
+        "--model embedded --task embedded --train_type finetune --lr 1e-3 --epochs 1 --batch_size 42 --optim sgd "
+        "--accumulation_steps 2 --lora_rank 4 --alpha_multiplier 2 --last_layer_name proj_out --latent_type batch "
+        "--use_checkpoint --memsave --enable_modulate_noise --enable_red --red_weighting 2 --save_dir run "
+        "--save_every 5 --log_every 5 --seed 3"
     )
+    train_command.main(line.split())
     rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
     assert "reward/redness" in rows[0]

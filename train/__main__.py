@@ -17,7 +17,7 @@ import yaml
 from hypernoise_core import load_generator
 from hypernoise_core.training import NonFiniteError, Trainer
 
-from .cli import RECIPES, parse, run_command
+from .cli import parse, run_command
 from .config import TrainArguments, default_recipe
 from .pictures import spread
 from .run import FINAL_NAME, Run
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: something given is wrong; nothing has been written.
     """
-    args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, default_recipe(_model(argv), RECIPES))
+    args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
     prompts = args.load_prompts()
     config = args.training_config(len(prompts))
@@ -51,10 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'trained' if finished else 'stopped'} at step {trainer.step}: {folder / FINAL_NAME}")
 
 
-def _model(argv: Sequence[str] | None) -> str:
-    """`--model` alone, before the rest is read: it decides which recipe stands behind."""
+def _recipe(argv: Sequence[str] | None) -> str | None:
+    """What stands behind the line: `--config` if given, else the model's own recipe where there is one. Read before
+    the rest, since the rest is laid over it."""
     words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
-    return words[words.index("--model") + 1] if "--model" in words[:-1] else TrainArguments.model
+    if "--config" in words:
+        return None
+    return default_recipe(words[words.index("--model") + 1] if "--model" in words[:-1] else TrainArguments.model)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
@@ -15,13 +14,10 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the commands of a description on lines of their own."""
 
 
-RECIPES = Path(__file__).parent / "recipes"
-
-
 def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | None, recipe: str | None = None):
     """An instance of the dataclass `arguments` from a command line.
 
-    `recipe` names a YAML file in `train/recipes` whose values stand behind those of `--config` and of the line.
+    `recipe` is the path of a YAML file whose values stand behind those of the line.
 
     Raises:
         ValueError: in one line, naming the argument and the remedy.

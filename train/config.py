@@ -9,6 +9,9 @@ from hypernoise_core.generators import SHORT_NAMES
 from hypernoise_core.rewards import RewardEnsemble, parse_rewards
 from hypernoise_core.training import TrainingConfig
 
+RECIPES = Path(__file__).parent / "recipes"
+"""YAML files with arguments of `python -m train`."""
+
 REFERENCE_TASKS = ("example-prompts", "geneval", "pickapic", "all")
 
 
@@ -85,6 +88,10 @@ class TrainArguments:
     """Of training pictures, in pixels; the model's own when not given."""
     width: int | None = None
     """Of training pictures, in pixels; the model's own when not given."""
+
+    warm_start_pictures: int = 0
+    """Before the first step, fit the hypernetwork's last layer in closed form to the reward gradients of that many
+    pictures: a few thousand save hundreds of steps. 0 starts from zero, as the paper does."""
 
     use_checkpoint: bool = False
     """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
@@ -186,6 +193,7 @@ class TrainArguments:
             height=self.height,
             width=self.width,
             latent_type=self.latent_type,
+            warm_start_pictures=self.warm_start_pictures,
             gradient_checkpointing=self.use_checkpoint or self.memsave,
             diagnostics_every=self.diagnostics_every,
             max_skipped=self.max_skipped,
@@ -210,7 +218,7 @@ def read_prompts(path: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def default_recipe(model: str, folder: Path) -> str | None:
-    """The recipe that stands behind a model's arguments: `<short name>.yaml`, where there is one."""
-    path = folder / f"{model}.yaml"
+def default_recipe(model: str) -> str | None:
+    """The recipe that stands behind a model's arguments: `recipes/<short name>.yaml`, where there is one."""
+    path = RECIPES / f"{model}.yaml"
     return str(path) if model in SHORT_NAMES and path.is_file() else None

@@ -20,8 +20,8 @@ from hypernoise_core.embedded.benchmark import PER_PROMPT, Result, cases, measur
 from hypernoise_core.files import replacing
 from hypernoise_core.hypernetwork import DenoiserLora
 
-from .cli import RECIPES, parse, run_command
-from .config import TrainArguments
+from .cli import parse, run_command
+from .config import RECIPES, TrainArguments
 from .evaluate import adapter_method, base_method, category_table, report, table
 from .pictures import comparison_grid, curves, spread, to_images
 from .run import FINAL_NAME, METRICS_NAME, Run

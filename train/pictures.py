@@ -39,7 +39,7 @@ def comparison_grid(
     `marks` (a row of booleans a method) frames each picture in green or red: what the detector says.
     """
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
-    label, gap, caption = 110, 6, 46
+    label, gap, caption = 110, 6, 60
     band = len(rows) * (cell + gap) + caption
     bands = -(-len(prompts) // columns)
     width = label + min(columns, len(prompts)) * (cell + gap) + gap
@@ -57,7 +57,7 @@ def comparison_grid(
             if marks is not None:
                 color = (52, 168, 83) if marks[r][index] else (217, 48, 37)
                 draw.rectangle((left, y, left + cell - 1, y + cell - 1), outline=color, width=3)
-        for i, line in enumerate(textwrap.wrap(prompt, cell // 7)[:2]):
+        for i, line in enumerate(textwrap.wrap(prompt, cell // 7)[:3]):
             draw.text((left + 2, top + len(rows) * (cell + gap) - 2 + 16 * i), line, MUTED, small)
     with replacing(path) as temporary:
         canvas.save(temporary, "PNG")
@@ -68,6 +68,7 @@ CURVES = {
     "kl": "KL ≈ ½‖Δ‖² (nats)",
     "kl_second_order": "½ tr J² (nats)",
     "lipschitz": "local Lipschitz constant",
+    "alignment": "cosine of residual and reward gradient",
     "clipped": "share of clipped reward gradients",
     "grad_norm": "gradient norm",
 }

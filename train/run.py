@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetwork import DenoiserLora
-from hypernoise_core.training import Diagnosed, StepDone, StepSkipped, Trainer
+from hypernoise_core.training import Diagnosed, StepDone, StepSkipped, Trainer, WarmStart
 
 from .pictures import comparison_grid, curves, to_images
 
@@ -59,6 +59,12 @@ class Run:
             tqdm(total=trainer.config.max_steps, desc=label, disable=self.quiet, dynamic_ncols=True) as bar,
         ):
             for event in trainer.events():
+                if isinstance(event, WarmStart):
+                    bar.set_postfix_str(f"warm start {event.done}/{event.total}")
+                    if stop():
+                        finished = False
+                        break
+                    continue
                 metrics_file.write(json.dumps(_row(event)) + "\n")
                 metrics_file.flush()
                 if isinstance(event, StepSkipped):
