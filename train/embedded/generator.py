@@ -169,9 +169,11 @@ def train(
     """Train (or resume, or simply load) the generator; returns the averaged weights.
 
     `one_step` is the share of a batch at full noise, before and from step `few_step_from` on: one-step mistakes are
-    left as they then are, and the later steps of few-step sampling learn to mend them. From step `settle_from` on, a noise's scene is chosen together
-    with what the generator already makes of it (`Coupling.scene`): a regression alone would fade out wherever two
-    scenes are about as near, and learns to decide only slowly.
+    left as they then are, and the later steps of few-step sampling learn to mend them.
+
+    From step `settle_from` on, a noise's scene is chosen together with what the generator already makes of it
+    (`Coupling.scene`): a regression alone would fade out wherever two scenes are about as near, and learns to decide
+    only slowly.
     """
     torch.manual_seed(0)
     model = Sprinter()
