@@ -133,7 +133,7 @@ class Diagnosed:
 Event = WarmStart | StepDone | StepSkipped | Diagnosed
 
 
-STEP_LENGTHS = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
+STEP_LENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
 """What the warm start's line search tries; 0 leaves the hypernetwork at zero."""
 
 
@@ -261,7 +261,7 @@ class Trainer:
             _copy_(self._average, self.parameters)
 
     @torch.no_grad()
-    def _line_search(self, batches: int = 6) -> None:
+    def _line_search(self, batches: int = 12) -> None:
         """Shorten the warm start to what lowers the objective most: it is exact only where residuals are small."""
         config, losses = self.config, torch.zeros(len(STEP_LENGTHS))
         for _ in range(batches):

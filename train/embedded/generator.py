@@ -159,21 +159,17 @@ def train(
     work: Path,
     autoencoder: AutoencoderDC,
     paths: list[Path],
-    steps: int = 5_200,
+    steps: int = 6_000,
     settle_from: int = 1_500,
-    few_step_from: int = 4_300,
     batch: int = 32,
-    one_step: tuple[float, float] = (0.6, 0.2),
+    one_step: float = 0.6,
     lr: float = 2e-3,
 ) -> Sprinter:
     """Train (or resume, or simply load) the generator; returns the averaged weights.
 
-    `one_step` is the share of a batch at full noise, before and from step `few_step_from` on: one-step mistakes are
-    left as they then are, and the later steps of few-step sampling learn to mend them.
-
-    From step `settle_from` on, a noise's scene is chosen together with what the generator already makes of it
-    (`Coupling.scene`): a regression alone would fade out wherever two scenes are about as near, and learns to decide
-    only slowly.
+    `one_step` is the share of a batch at full noise. From step `settle_from` on, a noise's scene is chosen together
+    with what the generator already makes of it (`Coupling.scene`): a regression alone would fade out wherever two
+    scenes are about as near, and learns to decide only slowly.
     """
     torch.manual_seed(0)
     model = Sprinter()
@@ -182,9 +178,9 @@ def train(
     stage = Stage(work / "generator", "generator", steps, model=model, optimizer=optimizer, average=average)
     pairs = Pairs(paths, batch)
     coupling = Coupling(autoencoder)
+    full = round(one_step * batch)
     for step in stage.steps():
         data, prompts = pairs(step)
-        full = round(one_step[step >= few_step_from] * batch)
         random = torch.Generator().manual_seed(step)
         x, coupled = data["latents"].float(), data["noise"]
         z = torch.cat([coupled[:full], torch.randn(coupled[full:].shape, generator=random)])
