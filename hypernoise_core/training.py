@@ -156,6 +156,7 @@ class Trainer:
     def __init__(self, generator: Generator, reward: RewardEnsemble, prompts: Sequence[str], config: TrainingConfig):
         if not prompts:
             raise ValueError("there are no prompts to train on")
+        generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing:
             generator.checkpoint_gradients()

@@ -15,7 +15,10 @@ from train import demo, evaluate, generate
 from train.cli import run_command
 
 COMMANDS = {"train": train_command.main, "generate": generate.main, "evaluate": evaluate.main, "demo": demo.main}
-QUICK = ["--max_steps=2", "--batch_size=2", "--lora_rank=4", "--log_every=1", "--save_every=1", "--diagnostics_every=2"]
+QUICK = [
+    *("--max_steps=2", "--batch_size=2", "--lora_rank=4", "--warm_start_pictures=4"),
+    *("--log_every=1", "--save_every=1", "--diagnostics_every=2"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -5,33 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import scene_for
 
 from hypernoise_core import NoiseHypernetwork
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Made, cases, measure, paired_interval
 from hypernoise_core.embedded.detector import detect, judge
-from hypernoise_core.embedded.prompts import CATEGORIES, RELATIONS, Prompt, Want, prompts
-from hypernoise_core.embedded.scenes import COLORS, SHAPES, Scene, Thing, draw, random_background, random_scene
+from hypernoise_core.embedded.prompts import CATEGORIES, Prompt, Want, prompts
+from hypernoise_core.embedded.scenes import SHAPES, Scene, Thing, draw, random_scene
 from train.evaluate import adapter_method, base_method
-
-
-def scene_for(prompt, rng):
-    """A drawn scene that shows a prompt."""
-    while True:
-        things = []
-        for want in prompt.wants:
-            for _ in range(want.count):
-                color = want.color or str(rng.choice(list(COLORS)))
-                x, y = rng.uniform(9, 55, size=2)
-                things.append(Thing(want.shape, color, x, y, 7))
-        if any(max(abs(a.x - b.x), abs(a.y - b.y)) < 17 for i, a in enumerate(things) for b in things[:i]):
-            continue
-        if prompt.relation:
-            dx, dy = things[0].x - things[1].x, things[0].y - things[1].y
-            ux, uy = RELATIONS[prompt.relation]
-            if dx * ux + dy * uy < 0.6 * np.hypot(dx, dy):
-                continue
-        return Scene(tuple(things), random_background(rng))
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from conftest import scene_for
 from torch.nn import functional as F
 
 from hypernoise_core import RewardEnsemble, best_of_n, load_reward, reno
-from hypernoise_core.embedded.scenes import Background, Scene, Thing, draw
+from hypernoise_core.embedded.prompts import NUMBERS
+from hypernoise_core.embedded.prompts import prompts as prompts_of_the_world
+from hypernoise_core.embedded.scenes import SHAPES, draw
 from hypernoise_core.rewards import parse_rewards
 from hypernoise_core.rewards.redness import Redness
-
-
-def picture(*things):
-    return torch.from_numpy(draw(Scene(things, Background()))).permute(2, 0, 1)[None]
 
 
 def test_redness():
@@ -24,19 +23,29 @@ def test_redness():
 
 
 def test_the_embedded_reward_knows_what_belongs_to_what(reward):
-    scene = picture(Thing("square", "red", 18, 32, 9), Thing("cross", "blue", 46, 32, 9))
-    ranked = [
-        "a photo of a red square and a blue cross",
-        "a photo of a blue square and a red cross",
-        "a photo of a green triangle and a yellow square",
-    ]
-    scores = reward.score(scene.expand(3, -1, -1, -1), reward.encode_text(ranked)).tolist()
-    assert scores == sorted(scores, reverse=True)
-    three = picture(*(Thing("cross", "red", x, 32, 7) for x in (12, 32, 52)))
-    two, right, four = reward.score(
-        three.expand(3, -1, -1, -1), reward.encode_text([f"a photo of {n} crosses" for n in ("two", "three", "four")])
-    )
-    assert right > max(two, four)
+    """Drawn scenes score higher under their own prompt than under its near misses."""
+    rng = np.random.default_rng(0)
+    wins = []
+    for held_out in (False, True):
+        for prompt in prompts_of_the_world(held_out):
+            misses = near_misses(prompt)
+            scene = torch.from_numpy(draw(scene_for(prompt, rng))).permute(2, 0, 1)[None]
+            texts = [prompt.text, *misses]
+            own, *others = reward.score(scene.expand(len(texts), -1, -1, -1), reward.encode_text(texts)).tolist()
+            wins += [own > other for other in others]
+    assert len(wins) > 150
+    assert np.mean(wins) > 0.85
+
+
+def near_misses(prompt):
+    """The prompt with its colours swapped, another number or another shape."""
+    words = prompt.text.split()
+    if prompt.category == "color_attr":
+        words[4], words[8] = words[8], words[4]
+        return [" ".join(words)]
+    if prompt.category == "counting":
+        return [prompt.text.replace(words[3], number) for number in NUMBERS if number != words[3]]
+    return [prompt.text.replace(want.shape, s) for want in prompt.wants for s in SHAPES if s not in prompt.text]
 
 
 def test_a_batch_equals_its_singles_and_text_is_cached(reward):

@@ -17,7 +17,7 @@ import yaml
 from hypernoise_core import load_generator
 from hypernoise_core.training import NonFiniteError, Trainer
 
-from .cli import parse, run_command
+from .cli import option, parse, run_command
 from .config import TrainArguments, default_recipe
 from .pictures import spread
 from .run import FINAL_NAME, Run
@@ -54,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _recipe(argv: Sequence[str] | None) -> str | None:
     """What stands behind the line: `--config` if given, else the model's own recipe where there is one. Read before
     the rest, since the rest is laid over it."""
-    words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
-    if "--config" in words:
-        return None
-    return default_recipe(words[words.index("--model") + 1] if "--model" in words[:-1] else TrainArguments.model)
+    return None if option(argv, "config") else default_recipe(option(argv, "model") or TrainArguments.model)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     try:
         namespace = parser.parse_args(argv)
     except Exception as error:  # jsonargparse raises several kinds, of its own and of YAML's
-        raise ValueError(_one_line(error)) from error
+        config = option(argv, "config")  # YAML's own messages do not name the file
+        origin = f"{config}: " if config and config not in str(error) and "config" in str(error) else ""
+        raise ValueError(origin + _one_line(error)) from error
     values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
     return arguments(**values)
 
@@ -50,11 +52,17 @@ def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: S
     return 0
 
 
+def option(argv: Sequence[str] | None, name: str) -> str | None:
+    """What `--name` is given on a line that is not parsed yet."""
+    words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
+    return words[words.index(f"--{name}") + 1] if f"--{name}" in words[:-1] else None
+
+
 def _bare_flags(arguments: type, argv: list[str]) -> list[str]:
     """`--use_checkpoint` alone means `--use_checkpoint=true`, as in the reference implementation."""
     flags = {f"--{field.name}" for field in fields(arguments) if field.type in (bool, "bool")}
-    following = [*argv[1:], "--"]
-    return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in zip(argv, following, strict=True)]
+    following = [*argv, "--"][1:]
+    return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in zip(argv, following, strict=False)]
 
 
 def _one_line(error: Exception) -> str:
