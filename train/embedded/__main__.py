@@ -1,7 +1,7 @@
 """Make the embedded world again from nothing: draw, train, save, score.
 
 python -m train.embedded                  # every stage, resuming where a stopped one left off (hours on one core)
-python -m train.embedded --work /tmp/mine --install false     # without touching what is shipped
+python -m train.embedded --work outputs/mine --install false     # without touching what is shipped
 """
 
 import sys
