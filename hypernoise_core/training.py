@@ -1,5 +1,6 @@
 """The trainer: one object behind `python -m train` and the Train node, driven step by step through its events."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -290,7 +291,7 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
         means = {key: torch.stack([p.metrics[key] for p in passes]).mean() for key in passes[0].metrics}
         metrics = dict(zip((*means, "grad_norm"), torch.stack([*means.values(), grad_norm]).tolist(), strict=True))
-        if not all(map(_finite, (metrics["loss"], metrics["grad_norm"]))):
+        if not all(map(math.isfinite, (metrics["loss"], metrics["grad_norm"]))):
             self.optimizer.zero_grad(set_to_none=True)
             self._skipped_in_a_row += 1
             return StepSkipped(self.step, self._fault(passes))
@@ -380,10 +381,6 @@ def _learning_rate(step: int, config: TrainingConfig) -> float:
     left = (config.max_steps - step) / config.max_steps
     decay = min(1.0, left / config.decay_fraction) if config.decay_fraction else 1.0
     return config.lr * warmup * decay
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 def _copy_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -37,10 +37,9 @@ class Run:
         sample_prompts: list[str],
         log_every: int,
         save_every: int,
-        quiet: bool = False,
     ):
         self.trainer, self.folder, self.prompts = trainer, folder, sample_prompts
-        self.log_every, self.save_every, self.quiet = log_every, save_every, quiet
+        self.log_every, self.save_every = log_every, save_every
         folder.mkdir(parents=True, exist_ok=True)
         self.metrics_file = folder / METRICS_NAME
         self._samples = _Samples(trainer.generator, sample_prompts)
@@ -56,7 +55,7 @@ class Run:
             _stop_requested() as stop,
             open(self.metrics_file, "a") as metrics_file,
             SummaryWriter(str(self.folder / "tensorboard")) as board,
-            tqdm(total=trainer.config.max_steps, desc=label, disable=self.quiet, dynamic_ncols=True) as bar,
+            tqdm(total=trainer.config.max_steps, desc=label, dynamic_ncols=True) as bar,
         ):
             for event in trainer.events():
                 if isinstance(event, WarmStart):

@@ -41,7 +41,7 @@ class ClipReward(Reward):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit image embeddings [B, D] of pictures [B, 3, H, W] in [0, 1]."""
-        pixels = _preprocess(images, self.size)
+        pixels = preprocess(images, self.size)
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
@@ -53,7 +53,8 @@ class ClipReward(Reward):
         return self
 
 
-def _preprocess(images: Tensor, size: int) -> Tensor:
+def preprocess(images: Tensor, size: int) -> Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] as a CLIP takes them: [B, 3, size, size], normalised."""
     height, width = images.shape[-2:]
     if min(height, width) != size:
         shape = [round(side * size / min(height, width)) for side in (height, width)]

@@ -5,7 +5,7 @@ only which caption is its own; the answers are the exact detector's, and among t
 misses. Targets are soft, so that scores stay a few units apart. "Left of" stayed at chance for 2,300 steps until every
 picture was asked about the plain relations of the things it shows, after a head had learned to say where they are. That
 head, the one that names what each patch shows and the bias only help to train and are thrown away: a score is CLIP's
-usual exp(logit_scale) * cosine, see `scores`.
+usual exp(logit_scale) * cosine, as `ClipReward` computes it.
 """
 
 from pathlib import Path
@@ -18,15 +18,12 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from hypernoise_core.embedded.scenes import SHAPES
+from hypernoise_core.rewards.clip import preprocess
 
 from .generator import Average
 from .reward_pictures import CLASSES, PATCH, all_prompts, make_pictures
 from .stage import Stage
 from .text import OPENINGS, build_tokenizer, vocabulary
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's own: pictures in [0, 1] are normalised with these."""
 
 TOKENS = 16
 """Longest prompt in tokens, a little more than any that it was trained on."""
@@ -64,12 +61,6 @@ def config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=192)
 
 
-def normalise(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures [n, 3, 64, 64] in [0, 1] as the model takes them."""
-    mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (pictures - mean) / std
-
-
 def _sine_positions(side: int, width: int) -> torch.Tensor:
     """[side * side, width]: where a patch lies; from noise, positions are learned much later."""
     angle = torch.arange(side)[:, None] * torch.pi * 2.0 ** -torch.arange(width // 4)[None].mul(5 / (width // 4))
@@ -96,7 +87,7 @@ class Examinee(nn.Module):
     def forward(self, pictures: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits of each picture for each prompt, [pictures, prompts], and of its patches, [pictures, 64, classes];
         where each shape is, [pictures, shapes, 2] as (row, column) in [-1, 1]."""
-        seen = self.clip.vision_model(pixel_values=normalise(pictures))
+        seen = self.clip.vision_model(pixel_values=preprocess(pictures, 64))
         read = self.clip.text_model(input_ids=ids, attention_mask=mask)
         image = F.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
         text = F.normalize(self.clip.text_projection(read.pooler_output).float(), dim=-1)
@@ -235,13 +226,6 @@ def train(
             scale=model.clip.logit_scale.exp().item(),
         )  # fmt: skip
     return average.model.clip
-
-
-def scores(clip: CLIPModel, pictures: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The reward of each picture, [n, 3, 64, 64] in [0, 1], under its own prompt: [n], differentiable."""
-    image = clip.get_image_features(pixel_values=normalise(pictures)).pooler_output
-    text = clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-    return clip.logit_scale.exp() * F.cosine_similarity(image, text, dim=-1)
 
 
 def save(clip: CLIPModel, folder: Path) -> None:
