@@ -30,8 +30,10 @@ class LastLayerRegression:
     def __init__(self, hypernetwork: NoiseHypernetwork):
         self.hypernetwork = hypernetwork
         self.layer = hypernetwork.network.get_submodule(hypernetwork.last_layer)
-        self._gram: Tensor | float = 0.0
-        self._cross: Tensor | float = 0.0
+        weight = self.layer.get_base_layer().weight.flatten(1)  # [out, in]
+        self.gram = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
+        self.cross = torch.zeros(weight.shape[1], weight.shape[0], device=weight.device)
+        """Sums over what was added, float32: they add up over processes too."""
 
     def add(self, x0: Tensor, conditioning: TensorBatch, wanted: Tensor) -> None:
         """Take in a batch: noises and the residuals [B, C, h, w] wanted for them."""
@@ -52,15 +54,18 @@ class LastLayerRegression:
         finally:
             handle.remove()
         features, targets = self._inputs(received[0].float()), self._outputs(at_layer.float())
-        self._gram = self._gram + features.T @ features
-        self._cross = self._cross + features.T @ targets
+        self.gram += features.T @ features
+        self.cross += features.T @ targets
 
     @torch.no_grad()
     def solve_(self) -> None:
-        """Set the last layer's LoRA to the regression, or to its best approximation of the LoRA's rank."""
-        gram = self._gram.double()
+        """Set the last layer's LoRA to the regression, or to its best approximation of the LoRA's rank; nothing added
+        leaves it as it is."""
+        if not self.gram.any():
+            return
+        gram = self.gram.double()
         ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        weight = torch.linalg.solve(gram + ridge, self._cross.double()).T.float()  # [out, in]
+        weight = torch.linalg.solve(gram + ridge, self.cross.double()).T.float()  # [out, in]
         a, b = self.layer.lora_A[ADAPTER].weight, self.layer.lora_B[ADAPTER].weight
         left, size, right = torch.linalg.svd(weight, full_matrices=False)
         count = min(len(a), len(size))

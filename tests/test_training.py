@@ -42,7 +42,7 @@ def test_the_step_equals_plain_torch(generator, redness, prompts):
         for name, p in lora_parameters(t.adapter.network).items():
             if ".lora_B." in name:
                 p.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
-    random = torch.Generator().set_state(t._random.get_state())
+    random = torch.Generator().set_state(t.random.get_state())
     seed = int(torch.randint(2**62, (), generator=random))
     rows = torch.randperm(len(prompts), generator=random)[:2].tolist()
     f = NoiseHypernetwork(generator, rank=4, alpha=8)

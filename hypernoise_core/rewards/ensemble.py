@@ -1,6 +1,6 @@
 """A weighted sum of rewards that is itself a reward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,31 +14,35 @@ class RewardEnsemble(Reward):
 
     Args:
         rewards: (reward, weight) pairs; names must differ, and a weight may be negative.
+        held_out: rewards that are measured and never followed.
     """
 
     name = "ensemble"
 
-    def __init__(self, rewards: Sequence[tuple[Reward, float]]):
-        names = [reward.name for reward, _ in rewards]
+    def __init__(self, rewards: Sequence[tuple[Reward, float]], held_out: Sequence[Reward] = ()):
+        names = [reward.name for reward, _ in rewards] + [reward.name for reward in held_out]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards named twice: {', '.join(names)}")
         if not any(weight for _, weight in rewards):
             raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
         self.rewards = {reward.name: reward for reward, _ in rewards}
         self.weights = {reward.name: float(weight) for reward, weight in rewards}
+        self.held_out = {reward.name: reward for reward in held_out}
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
         return TensorBatch(
             {
                 f"{name}/{key}": tensor
-                for name, reward in self.rewards.items()
+                for name, reward in (self.rewards | self.held_out).items()
                 for key, tensor in reward.encode_text(prompts).tensors.items()
             }
         )
 
-    def scores(self, images: Tensor, text: TensorBatch) -> dict[str, Tensor]:
-        """Each reward's own scores [B], unweighted."""
-        return {name: reward.score(images, _part(text, name)).float() for name, reward in self.rewards.items()}
+    def scores(self, images: Tensor, text: TensorBatch, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Each reward's own scores [B], unweighted: those of `names`, or of all that are followed."""
+        every = self.rewards | self.held_out
+        chosen = self.rewards if names is None else names
+        return {name: every[name].score(images, _part(text, name)).float() for name in chosen}
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of `scores`, [B]."""
@@ -48,7 +52,7 @@ class RewardEnsemble(Reward):
         return self.combine(self.scores(images, text))
 
     def to(self, device: torch.device | str) -> "RewardEnsemble":
-        for reward in self.rewards.values():
+        for reward in (self.rewards | self.held_out).values():
             reward.to(device)
         return self
 

@@ -1,0 +1,28 @@
+"""Training an adapter: the `Trainer`, its settings, its events, and its checkpoints."""
+
+from .checkpoint import Checkpoint, Checkpoints, find_checkpoint
+from .config import TrainingConfig
+from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
+from .memory import OutOfMemoryError
+from .state import TrainerState, load_trainer_state, trainer_state
+from .trainer import NonFiniteError, Trainer
+
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "Diagnosed",
+    "EarlyStop",
+    "Event",
+    "NonFiniteError",
+    "OutOfMemoryError",
+    "StepDone",
+    "StepSkipped",
+    "Trainer",
+    "TrainerState",
+    "TrainingConfig",
+    "Validated",
+    "WarmStart",
+    "find_checkpoint",
+    "load_trainer_state",
+    "trainer_state",
+]

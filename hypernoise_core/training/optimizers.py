@@ -1,0 +1,58 @@
+"""The optimizers of LoRA weights, and their learning rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
+"""`adamw8bit` is bitsandbytes' (extra `[8bit]`): a quarter of AdamW's state."""
+
+
+def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
+    """For float32 `parameters`; fused into one kernel on a GPU.
+
+    Raises:
+        ValueError: the optimizer's package is not installed.
+    """
+    decay, fused = config.weight_decay, parameters[0].is_cuda
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+    betas = (0.9, config.beta2)
+    if config.optimizer == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ValueError(
+                "optimizer adamw8bit needs bitsandbytes: pip install 'comfyui-hypernoise[8bit]', or take adamw"
+            ) from error
+        return AdamW8bit(parameters, config.lr, betas=betas, weight_decay=decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(parameters, config.lr, betas=betas, weight_decay=decay, fused=fused)
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Of the step after `step`: a linear rise over `warmup_steps`, a linear fall over the last `decay_fraction`."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    left = (config.max_steps - step) / config.max_steps
+    decay = min(1.0, left / config.decay_fraction) if config.decay_fraction else 1.0
+    return config.lr * warmup * decay
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers, as `<parameter's number>/<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": torch.as_tensor(value) for i, own in state.items() for name, value in own.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

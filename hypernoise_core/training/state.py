@@ -1,0 +1,174 @@
+"""All that a `Trainer` must remember to go on as if it had not been stopped, and what of it may change meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapter_file import denoiser_fingerprint
+from ..lora import lora_parameters
+from . import processes
+from .optimizers import load_optimizer_tensors, optimizer_tensors
+from .trainer import Trainer, copy_
+from .validation import Progress
+
+FIXED = {
+    "train_type": "another kind of adapter",
+    "rank": "its weights have another shape",
+    "alpha": "every weight would count differently at once",
+    "last_layer": "it is built into the weights",
+    "optimizer": "its memory is of another kind",
+    "seed": "order and noise follow from it",
+    "warm_start_pictures": "the warm start is made or half made",
+    "denoiser_sha256": "the adapter does not fit another denoiser",
+}
+"""What cannot change in a run, and why."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """Between two events."""
+
+    tensors: dict[str, Tensor]
+    """`weights/…`, `average/…`, `optimizer/…`, `order/…`, `random/…`, `warm_start/…`."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """For JSON: counters, what validation remembers, and `run`: the settings that it was made with."""
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors under `name/`."""
+        return {k.removeprefix(f"{name}/"): t for k, t in self.tensors.items() if k.startswith(f"{name}/")}
+
+
+def trainer_state(trainer: Trainer) -> TrainerState:
+    """Everything, as it is; all processes must call it. Tensors are the trainer's own: write them before going on."""
+    weights = lora_parameters(trainer.adapter.network)
+    average = dict(zip(weights, trainer.average, strict=True)) if trainer.average is not None else {}
+    groups: dict[str, dict[str, Tensor]] = {
+        "weights": {name: parameter.detach() for name, parameter in weights.items()},
+        "average": average,
+        "optimizer": optimizer_tensors(trainer.optimizer),
+        "order": {str(i): torch.tensor(left, dtype=torch.int64) for i, left in enumerate(trainer.order.state())},
+        "random": {"draws": trainer.random.get_state()} | _global_random_states(),
+    }
+    if trainer.regression is not None:
+        # Sums over processes: the first to load them takes them all.
+        gram, cross = trainer.regression.gram.clone(), trainer.regression.cross.clone()
+        processes.sum_([gram, cross])
+        groups["warm_start"] = {"gram": gram, "cross": cross}
+    values = {
+        "step": trainer.step,
+        "warm_start_done": trainer.warm_start_done,
+        "skipped_in_a_row": trainer.skipped_in_a_row,
+        "diagnosed": trainer.diagnosed,
+        "validated": trainer.validated,
+        "stop_reason": trainer.stop_reason,
+        "validation": asdict(trainer.validation.progress) if trainer.validation else None,
+        "normalization": normalization.state_dict() if (normalization := _normalization(trainer)) else None,
+        "run": describe(trainer),
+    }
+    return TrainerState({f"{name}/{key}": t for name, own in groups.items() for key, t in own.items()}, values)
+
+
+def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[str]:
+    """Go on from `state`; all processes must call it. Returns what changed in the settings, a line each.
+
+    Raises:
+        ValueError: settings changed that must not, all of them named; the trainer is as before.
+    """
+    values, changes = state.values, changed(state.values["run"], describe(trainer))
+    if refused := [
+        f"{key} is {new}, the checkpoint has {old}: {FIXED[key]}" for key, old, new in changes if key in FIXED
+    ]:
+        raise ValueError(
+            f"cannot go on with other settings ({'; '.join(refused)}): take back the change, or start anew"
+        )
+    weights = state.part("weights")
+    copy_(trainer.parameters, [weights[name] for name in lora_parameters(trainer.adapter.network)])
+    if trainer.average is not None:
+        average = state.part("average") or weights
+        copy_(trainer.average, [average[name] for name in lora_parameters(trainer.adapter.network)])
+    load_optimizer_tensors(trainer.optimizer, state.part("optimizer"))
+    random = state.part("random")
+    trainer.random.set_state(random["draws"])
+    _set_global_random_states(random)
+    keys = {key for key, _, _ in changes}
+    if "prompts" not in keys:
+        order = state.part("order")
+        trainer.order.load_state([order[str(i)].tolist() for i in range(len(order))])
+    _load_warm_start(trainer, state)
+    trainer.step, trainer.skipped_in_a_row = values["step"], values["skipped_in_a_row"]
+    trainer.diagnosed, trainer.validated = values["diagnosed"], values["validated"]
+    if not keys & {"patience", "diversity_floor"}:
+        trainer.stop_reason = values["stop_reason"]
+    if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
+        trainer.validation.progress = Progress(**values["validation"])
+    if (normalization := _normalization(trainer)) and values["normalization"]:
+        normalization.load_state_dict(values["normalization"])
+    return [f"{key}: {old} -> {new}{NOTES.get(key, '')}" for key, old, new in changes]
+
+
+NOTES = {
+    "prompts": " (a new pass begins)",
+    "rewards": " (validation begins anew)",
+    "validation_prompts": " (validation begins anew)",
+    "max_steps": " (the learning rate's decay moves with it)",
+    "ema_decay": " (an average that is not in the checkpoint begins at its weights)",
+}
+"""What a change means, where that is not obvious."""
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """The settings of a run, flat, as they are compared when it goes on."""
+    generator = trainer.generator
+    return {
+        **asdict(trainer.config),
+        "generator": generator.name,
+        "denoiser_sha256": denoiser_fingerprint(generator.denoiser),
+        "dtype": str(generator.denoiser.dtype).removeprefix("torch."),
+        "prompts": f"{sum(trainer.prompts.sizes)} prompts, {trainer.prompts.sha256[:12]}",
+        "validation_prompts": trainer.validation.prompts_sha256[:12] if trainer.validation else "",
+        "rewards": ",".join(f"{name}={weight:g}" for name, weight in trainer.reward.weights.items()),
+        "held_out": ",".join(trainer.reward.held_out),
+    }
+
+
+def changed(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) wherever two descriptions differ. A key that one of them lacks has been added to the program
+    since, and is no change."""
+    return [(key, old[key], new[key]) for key in new if key in old and old[key] != new[key]]
+
+
+def _load_warm_start(trainer: Trainer, state: TrainerState) -> None:
+    trainer.warm_start_done = state.values["warm_start_done"]
+    sums = state.part("warm_start")
+    if not sums:
+        trainer.regression = None
+        return
+    mine = 1.0 if processes.rank() == 0 else 0.0
+    trainer.regression.gram = sums["gram"].to(trainer.regression.gram) * mine
+    trainer.regression.cross = sums["cross"].to(trainer.regression.cross) * mine
+
+
+def _normalization(trainer: Trainer):
+    """Where rewards are normalised by what training has seen, that is state too."""
+    return getattr(trainer.reward, "normalization", None)
+
+
+def _global_random_states() -> dict[str, Tensor]:
+    """torch's own random numbers in every process: the trainer draws none of them, a user's reward may."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        own["cuda"] = torch.cuda.get_rng_state()
+    gathered = processes.gather(own)
+    return {f"{kind}/{rank}": state for rank, states in enumerate(gathered) for kind, state in states.items()}
+
+
+def _set_global_random_states(random: dict[str, Tensor]) -> None:
+    rank = processes.rank()
+    if f"cpu/{rank}" in random:
+        torch.set_rng_state(random[f"cpu/{rank}"])
+    if f"cuda/{rank}" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random[f"cuda/{rank}"])

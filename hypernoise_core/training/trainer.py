@@ -1,0 +1,378 @@
+"""The trainer: one object behind `python -m train` and the Train node, driven step by step through its events."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..batch import TensorBatch
+from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
+from ..generators.base import Generator
+from ..hypernetwork import DenoiserLora, FineTunedDenoiser, NoiseHypernetwork
+from ..objective import PerSampleClip, kl_l2
+from ..prompt_sets import PromptMix
+from ..rewards import RewardEnsemble
+from ..warm_start import LastLayerRegression, scale_last_layer_
+from . import processes
+from .config import TrainingConfig
+from .encoded import EncodedPrompts
+from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
+from .memory import explaining_out_of_memory
+from .optimizers import learning_rate, make_optimizer
+from .order import PromptOrder
+from .validation import Validation
+
+STEP_LENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
+"""What the warm start's line search tries; 0 leaves the hypernetwork at zero."""
+
+
+class NonFiniteError(RuntimeError):
+    """Several steps in a row were not finite; the message names what is at fault."""
+
+
+class Trainer:
+    """Trains a LoRA adapter for `generator` on `reward`.
+
+    `events()` may be left and entered again at any event, also by an exception from within: between two of them every
+    state is whole, and `state.py` saves and loads it. Where `torch.distributed` is initialised, each process makes its
+    share of every batch, and all come to the same weights.
+
+    Args:
+        generator: frozen; its weights are never written.
+        reward: the ensemble to be maximised.
+        prompts: encoded once, here; pictures are made for shuffled passes over them, again and again.
+        config: the settings.
+        validation_prompts: what `validate_every` measures.
+        cache: folder that encoded prompts are kept in, instead of memory.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        reward: RewardEnsemble,
+        prompts: Sequence[str] | PromptMix,
+        config: TrainingConfig,
+        validation_prompts: Sequence[str] = (),
+        cache: str | Path | None = None,
+    ):
+        self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
+        if config.batch_size % processes.count():
+            raise ValueError(
+                f"batch_size is {config.batch_size}, which {processes.count()} processes cannot share evenly: it counts "
+                "the pictures of all of them; give a multiple of their number"
+            )
+        if config.validate_every and not validation_prompts:
+            raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
+        generator.noise(1, config.height, config.width)  # refuses a size that does not fit
+        self.generator, self.reward, self.config = generator, reward, config
+        if config.gradient_checkpointing:
+            generator.checkpoint_gradients()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.adapter: DenoiserLora = (
+                NoiseHypernetwork(generator, config.rank, config.alpha, config.last_layer)
+                if config.train_type == "noise"
+                else FineTunedDenoiser(generator, config.rank, config.alpha)
+            )
+        if config.compile:
+            for denoiser in (generator.denoiser, self.adapter.network):
+                denoiser.compile()
+        self.parameters = list(self.adapter.parameters())
+        self.optimizer = make_optimizer(self.parameters, config)
+        self.step = 0
+        self.random = torch.Generator().manual_seed(config.seed)
+        self.order = PromptOrder(self.prompts.sizes, self.prompts.weights, self.random)
+        self.average = [p.detach().clone() for p in self.parameters] if config.ema_decay is not None else None
+        self.skipped_in_a_row = 0
+        self.diagnosed = self.validated = -1
+        """The last step whose measurement was told."""
+        self.stop_reason: str | None = None
+        """Why training ended before `max_steps`."""
+        self.regression = LastLayerRegression(self.adapter) if self._warms_up else None
+        """The warm start's, until it is solved."""
+        self.warm_start_done = 0
+        self.validation = Validation(generator, reward, validation_prompts, config) if validation_prompts else None
+        self._share = 1 / (config.batch_size * config.accumulation_steps)
+        self._clip = PerSampleClip(config.reward_grad_clip, self._share)
+        texts = self.prompts.texts
+        self._conditioning = EncodedPrompts(generator.encode, texts, generator.device, cache)
+        self._text = EncodedPrompts(reward.encode_text, texts, generator.device, cache)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.config.max_steps or self.stop_reason is not None
+
+    def events(self) -> Iterator[Event]:
+        """Train to `max_steps` or to an early stop, one event at a time.
+
+        Raises:
+            NonFiniteError: `max_skipped` steps in a row were not finite.
+            OutOfMemoryError: with advice in its message.
+        """
+        while (event := self._next_event()) is not None:
+            yield event
+            if isinstance(event, StepSkipped) and self.skipped_in_a_row >= self.config.max_skipped:
+                raise NonFiniteError(
+                    f"{self.skipped_in_a_row} steps in a row were skipped, the last since {event.reason}"
+                )
+        if self.stop_reason:
+            yield EarlyStop(self.step, self.stop_reason)
+
+    def _next_event(self) -> Event | None:
+        if self.regression is not None:
+            if self.warm_start_done < self.config.warm_start_pictures:
+                return self._warm_start_batch()
+            self._solve_warm_start()
+        if self._due(self.config.diagnostics_every, self.diagnosed) and self.config.train_type == "noise":
+            self.diagnosed = self.step
+            return Diagnosed(self.step, self.diagnose())
+        if self._due(self.config.validate_every, self.validated):
+            return self._validate()
+        return None if self.finished else self._train_step()
+
+    def _due(self, every: int, last: int) -> bool:
+        return bool(every) and self.step > 0 and self.step % every == 0 and last < self.step
+
+    @property
+    def _warms_up(self) -> bool:
+        return self.config.warm_start_pictures > 0 and self.config.train_type == "noise"
+
+    def save(self, path: str | Path, **training) -> None:
+        """Write the adapter (its moving average, where one is kept) as it now is."""
+        size = [self.config.height or self.generator.default_size, self.config.width or self.generator.default_size]
+        rewards = ",".join(f"{name}={weight:g}" for name, weight in self.reward.weights.items())
+        kl = f"l2_{self.config.kl_reduction}, temperature {self.config.temperature:g}"
+        with self.averaged():
+            self.adapter.save(
+                path, resolution=f"{size[1]}x{size[0]}", rewards=rewards, kl=kl, steps_trained=self.step, **training
+            )
+
+    @contextmanager
+    def averaged(self) -> Iterator[DenoiserLora]:
+        """The adapter with its averaged weights inside the block."""
+        if self.average is None or self.step == 0:
+            yield self.adapter
+            return
+        current = [p.detach().clone() for p in self.parameters]
+        copy_(self.parameters, self.average)
+        try:
+            yield self.adapter
+        finally:
+            copy_(self.parameters, current)
+
+    def diagnose(self) -> dict[str, float]:
+        """Measure the terms that the L2 penalty leaves out, on one batch (at most 8 pictures) of its own noise."""
+        count = min(8, self.config.batch_size)
+        random = torch.Generator().manual_seed(self.step)
+        rows = torch.randint(len(self._conditioning), (count,), generator=random)
+        conditioning = self._conditioning.rows(rows.tolist())
+        x0 = self.generator.noise(count, self.config.height, self.config.width, seed=self.step)
+
+        def f(x: Tensor) -> Tensor:
+            return self.adapter(x, conditioning)
+
+        with torch.no_grad():
+            moved = x0 + f(x0)
+        lipschitz = local_lipschitz(f, x0)
+        return {
+            "kl_second_order": second_order_kl(f, x0).mean().item(),
+            "lipschitz": lipschitz.mean().item(),
+            "lipschitz_max": lipschitz.max().item(),
+            **noise_statistics(moved),
+        }
+
+    def _validate(self) -> Validated:
+        with self.averaged() as adapter:
+            # One process's numbers for all, so that all take the same decisions.
+            metrics, best = processes.gather(self.validation.measure(adapter))[0]
+        self.stop_reason = self.validation.note(self.step, metrics)
+        self.validated = self.step
+        return Validated(self.step, metrics, best)
+
+    def _warm_start_batch(self) -> WarmStart:
+        config = self.config
+        with self._whole_or_undone():
+            for part in self._draw(self._next_seed()):
+                start = part.x0.detach().requires_grad_()
+                clip = PerSampleClip(config.reward_grad_clip)
+                images = self.generator.generate(clip.attach(start), part.conditioning, config.steps)
+                reward = self.reward.score(images, part.text).sum() / config.temperature
+                (ascent,) = torch.autograd.grad(reward, start)
+                if ascent.isfinite().all():  # the first training step will name the reward at fault
+                    self.regression.add(part.x0, part.conditioning, ascent)
+        total = config.warm_start_pictures
+        self.warm_start_done = min(total, self.warm_start_done + config.batch_size)
+        return WarmStart(0, self.warm_start_done, total)
+
+    def _solve_warm_start(self) -> None:
+        with self._whole_or_undone():
+            gram, cross = self.regression.gram.clone(), self.regression.cross.clone()
+            try:
+                processes.sum_([self.regression.gram, self.regression.cross])
+                self.regression.solve_()
+                self._line_search()
+            except BaseException:
+                self.regression.gram, self.regression.cross = gram, cross
+                raise
+        self.regression = None
+        if self.average is not None:
+            copy_(self.average, self.parameters)
+
+    @torch.no_grad()
+    def _line_search(self, batches: int = 12) -> None:
+        """Shorten the warm start to what lowers the objective most: it is exact only where residuals are small."""
+        config, losses = self.config, torch.zeros(len(STEP_LENGTHS), device=self.generator.device)
+        for _ in range(batches):
+            for part in self._draw(self._next_seed()):
+                delta = self.adapter(part.x0, part.conditioning)
+                for i, length in enumerate(STEP_LENGTHS):
+                    images = self.generator.generate(part.x0 + length * delta, part.conditioning, config.steps)
+                    kl = kl_l2(length * delta, config.kl_reduction)
+                    losses[i] += (kl - self.reward.score(images, part.text) / config.temperature).sum()
+        processes.sum_([losses])
+        scale_last_layer_(self.adapter, STEP_LENGTHS[int(losses.argmin())])
+
+    def _next_seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self.random))
+
+    @contextmanager
+    def _whole_or_undone(self) -> Iterator[None]:
+        """An exception inside (an interrupt, memory running out) leaves order and random state as before."""
+        random, order = self.random.get_state(), self.order.state()
+        try:
+            with explaining_out_of_memory(self.config, processes.count()):
+                yield
+        except BaseException:
+            self.random.set_state(random)
+            self.order.load_state(order)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def _train_step(self) -> StepDone | StepSkipped:
+        config = self.config
+        lr = learning_rate(self.step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._whole_or_undone():
+            step_seed = self._next_seed()
+            passes = [
+                self._forward_backward(part)
+                for i in range(config.accumulation_steps)
+                for part in self._draw(step_seed + i)
+            ]
+            processes.sum_(p.grad for p in self.parameters if p.grad is not None)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
+        metrics = self._means(passes, grad_norm)
+        if not all(map(math.isfinite, (metrics["loss"], metrics["grad_norm"]))):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.skipped_in_a_row += 1
+            return StepSkipped(self.step, self._fault(passes))
+        self.skipped_in_a_row = 0
+        self.optimizer.step()
+        self.step += 1
+        if self.average is not None:
+            weight = 1 - min(config.ema_decay, self.step / (self.step + 10))
+            for average, parameter in zip(self.average, self.parameters, strict=True):
+                average.lerp_(parameter.detach(), weight)
+        return StepDone(self.step, {**metrics, "lr": lr})
+
+    def _forward_backward(self, part: "_Part") -> "_Pass":
+        config = self.config
+        if config.train_type == "noise":
+            delta = self.adapter(part.x0, part.conditioning)
+            kl = kl_l2(delta, config.kl_reduction)
+            start, denoiser = self._clip.attach(part.x0 + delta), None
+        else:
+            kl, start = torch.zeros(len(part.x0), device=part.x0.device), part.x0
+            denoiser = self.adapter.network
+        images = self.generator.generate(start, part.conditioning, config.steps, seed=part.seed, denoiser=denoiser)
+        scores = self.reward.scores(images, part.text)
+        reward = self.reward.combine(scores)
+        loss = kl - reward / config.temperature
+        (loss.sum() * self._share).backward()
+        sums = {"loss": loss.sum(), "reward": reward.sum(), "kl": kl.sum()}
+        sums |= {f"reward/{name}": score.sum() for name, score in scores.items()}
+        if config.train_type == "noise":
+            sums["clipped"] = loss.new_tensor(self._clip.clipped_fraction * len(loss))
+            ascent = -self._clip.gradient.float().flatten(1)
+            sums["alignment"] = torch.cosine_similarity(delta.flatten(1), ascent).sum()
+        return _Pass({key: value.detach().float() for key, value in sums.items()}, images.detach(), part.text)
+
+    def _means(self, passes: list["_Pass"], grad_norm: Tensor) -> dict[str, float]:
+        """Over the pictures of all passes and processes, float32; one synchronisation with the device."""
+        names = list(passes[0].sums)
+        sums = torch.stack([torch.stack([p.sums[name] for name in names]) for p in passes]).sum(0)
+        processes.sum_([sums])
+        return dict(
+            zip((*names, "grad_norm"), torch.cat([sums * self._share, grad_norm.view(1)]).tolist(), strict=True)
+        )
+
+    def _draw(self, seed: int) -> Iterator["_Part"]:
+        """This process's share of the next batch, in micro-batches. Rows and noise are drawn for the whole batch, so
+        that they do not depend on how it is shared out."""
+        config = self.config
+        rows, x0 = self.order.next(config.batch_size), self._noise(seed)
+        share = config.batch_size // processes.count()
+        size = min(config.micro_batch_size or share, share)
+        first = processes.rank() * share
+        for i in range(first, first + share, size):
+            mine = slice(i, min(i + size, first + share))
+            yield _Part(self._conditioning.rows(rows[mine]), self._text.rows(rows[mine]), x0[mine], seed + i)
+
+    def _noise(self, seed: int) -> Tensor:
+        kind, config = self.config.latent_type, self.config
+        if kind in ("one", "multi"):
+            seed = config.seed
+        elif kind == "batch":
+            seed = self.step
+        count = 1 if kind in ("one", "batch") else config.batch_size
+        x0 = self.generator.noise(count, config.height, config.width, seed)
+        return x0.expand(config.batch_size, *x0.shape[1:])
+
+    def _fault(self, passes: list["_Pass"]) -> str:
+        """Which reward, in whichever process, made a step non-finite."""
+        faults = processes.gather(next(filter(None, map(self._reward_fault, passes)), None))
+        return next(filter(None, faults), "the gradient of the generator is not finite: lower lr, or use dtype float32")
+
+    def _reward_fault(self, made: "_Pass") -> str | None:
+        """The reward whose score, or whose gradient in the pictures, is not finite."""
+        for name in self.reward.rewards:
+            images = made.images.clone().requires_grad_()
+            score = self.reward.scores(images, made.text)[name]
+            if not score.isfinite().all():
+                return f"reward {name!r} returned values that are not finite"
+            (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
+            if gradient is not None and not gradient.isfinite().all():
+                return f"the gradient of reward {name!r} is not finite"
+        return None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch."""
+
+    conditioning: TensorBatch
+    text: TensorBatch
+    x0: Tensor
+    seed: int
+    """Of the noise between denoiser calls."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    sums: dict[str, Tensor]
+    """Of metrics over the pictures."""
+    images: Tensor
+    text: TensorBatch
+
+
+def copy_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Overwrite each target."""
+    with torch.no_grad():
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)

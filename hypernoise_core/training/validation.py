@@ -1,0 +1,120 @@
+"""What training does to prompts that it never sees: rewards, diversity, and when to stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..generators.base import Generator
+from ..hypernetwork import DenoiserLora
+from ..prompt_sets import PromptMix
+from ..rewards import RewardEnsemble
+from .config import TrainingConfig
+from .encoded import EncodedPrompts
+
+FIRST_SEED = 10_000_000
+"""Of validation's pictures."""
+
+SEEDS = 4
+"""Pictures per prompt."""
+
+
+@dataclass
+class Progress:
+    """What a run remembers of its validations."""
+
+    base: dict[str, float] = field(default_factory=dict)
+    """Of the generator alone: the first measurement."""
+    best_score: float = float("-inf")
+    best_step: int = -1
+    worse_in_a_row: int = 0
+
+
+class Validation:
+    """Measures an adapter on `prompts`, with the same seeds every time.
+
+    `validation/score`, which says how good an adapter is, is what the rewards that are never trained on gained over the
+    base, in units of the base's standard deviation between pictures, on average; without such rewards, what the
+    training reward gained.
+    """
+
+    def __init__(self, generator: Generator, reward: RewardEnsemble, prompts: Sequence[str], config: TrainingConfig):
+        self._generator, self._reward, self._config = generator, reward, config
+        self._count, self.prompts_sha256 = len(prompts), PromptMix.of(prompts).sha256
+        self._conditioning = EncodedPrompts(generator.encode, prompts, generator.device)
+        self._text = EncodedPrompts(reward.encode_text, prompts, generator.device)
+        self.progress = Progress()
+
+    def measure(self, adapter: DenoiserLora) -> tuple[dict[str, float], bool]:
+        """Metrics, and whether the score is the best so far. The first call measures the base as well."""
+        progress = self.progress
+        if not progress.base:
+            progress.base = self._means(None)
+        means = self._means(adapter)
+        names = [f"validation/{name}" for name in self._reward.held_out] or ["validation/reward"]
+        gains = [(means[name] - progress.base[name]) / max(progress.base[f"{name}/std"], 1e-6) for name in names]
+        metrics = {name: value for name, value in means.items() if not name.endswith("/std")}
+        metrics["validation/score"] = sum(gains) / len(gains)
+        return metrics, metrics["validation/score"] > progress.best_score
+
+    def note(self, step: int, metrics: dict[str, float]) -> str | None:
+        """Take a measurement into the progress; the reason to stop, where there is one."""
+        progress, config, score = self.progress, self._config, metrics["validation/score"]
+        if score > progress.best_score:
+            progress.best_score, progress.best_step, progress.worse_in_a_row = score, step, 0
+        else:
+            progress.worse_in_a_row += 1
+        if config.patience and progress.worse_in_a_row >= config.patience:
+            return (
+                f"validation/score has not been above its {progress.best_score:.4g} of step {progress.best_step} for "
+                f"{progress.worse_in_a_row} validations"
+            )
+        least = config.diversity_floor * progress.base["validation/diversity"]
+        if metrics["validation/diversity"] < least:
+            return (
+                f"validation/diversity is {metrics['validation/diversity']:.4g}, below {config.diversity_floor:g} of the "
+                f"base's {progress.base['validation/diversity']:.4g}: raise temperature, or accept it by a lower "
+                "diversity_floor"
+            )
+        return None
+
+    @torch.no_grad()
+    def _means(self, adapter: DenoiserLora | None) -> dict[str, float]:
+        rows = [i for i in range(self._count) for _ in range(SEEDS)]
+        scores: dict[str, list[Tensor]] = {}
+        diversities = []
+        size = max(1, (self._config.micro_batch_size or self._config.batch_size) // SEEDS) * SEEDS
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            images, own = self._batch(adapter, part, range(start, start + len(part)))
+            for name, values in own.items():
+                scores.setdefault(f"validation/{name}", []).append(values)
+            diversities += [diversity(group) for group in images.split(SEEDS)]
+        result = {"validation/diversity": sum(diversities) / len(diversities)}
+        for name, parts in scores.items():
+            values = torch.cat(parts).float()
+            result |= {name: values.mean().item(), f"{name}/std": values.std().item()}
+        return result
+
+    def _batch(self, adapter: DenoiserLora | None, rows: list[int], seeds: range) -> tuple[Tensor, dict[str, Tensor]]:
+        config, generator = self._config, self._generator
+        conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
+        x0 = torch.cat([generator.noise(1, config.height, config.width, FIRST_SEED + i) for i in seeds])
+        make = generator.generate if adapter is None else adapter.generate
+        images = make(x0, conditioning, config.steps, FIRST_SEED + seeds[0])
+        total = self._reward.combine(self._reward.scores(images, text))
+        return images, {"reward": total, **self._reward.scores(images, text, self._names())}
+
+    def _names(self) -> list[str]:
+        return [*self._reward.rewards, *self._reward.held_out]
+
+
+def diversity(images: Tensor) -> float:
+    """Mean root-mean-square difference between pictures [N, 3, H, W] of one prompt, seen at 16x16 pixels: 0 when the
+    seed changes nothing."""
+    small = F.adaptive_avg_pool2d(images.float(), 16).flatten(1)
+    pairs = list(combinations(range(len(images)), 2))
+    return sum((small[i] - small[j]).square().mean().sqrt().item() for i, j in pairs) / len(pairs)

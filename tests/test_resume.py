@@ -1,0 +1,211 @@
+"""Stopping and going on: as if the run had never been stopped, bit for bit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
+from hypernoise_core.embedded.prompts import prompts as embedded_prompts
+from hypernoise_core.lora import lora_parameters
+from hypernoise_core.prompt_sets import PromptMix, PromptSet
+from hypernoise_core.rewards.redness import Redness
+from hypernoise_core.training import (
+    Checkpoints,
+    StepDone,
+    find_checkpoint,
+    load_trainer_state,
+    trainer_state,
+)
+
+SMALL = dict(
+    rank=4, alpha=8, batch_size=2, max_steps=6, warmup_steps=2, lr=1e-3, decay_fraction=0.5, diagnostics_every=0
+)
+
+
+def mix_of(prompts):
+    return PromptMix((PromptSet("a", tuple(prompts[:2]), 2.0), PromptSet("b", tuple(prompts[2:]), 1.0)))
+
+
+def held_in():
+    return [prompt.text for prompt in embedded_prompts(held_out=False)[::30]]
+
+
+@pytest.fixture
+def mix():
+    return mix_of(held_in())
+
+
+def make(generator, reward, prompts, **changes):
+    return Trainer(
+        generator, reward, prompts, TrainingConfig(**{**SMALL, **changes}), validation_prompts=prompts.texts[:1]
+    )
+
+
+def everything(trainer):
+    """Copies of all state."""
+    return {name: tensor.clone() for name, tensor in trainer_state(trainer).tensors.items()}
+
+
+def told(events, count=None):
+    events = iter(events)
+    return [repr(event) for event in events] if count is None else [repr(next(events)) for _ in range(count)]
+
+
+EVENTFUL = dict(
+    accumulation_steps=2,
+    ema_decay=0.9,
+    warm_start_pictures=4,
+    diagnostics_every=3,
+    validate_every=3,
+    max_steps=3,
+)
+"""Two events of warm start, three steps, one diagnosis, one validation."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(generator):
+    """(what a run told, how it ended), never stopped."""
+    trainer = make(generator, RewardEnsemble([(Redness(), 1.0)]), mix_of(held_in()), **EVENTFUL)
+    return told(trainer.events()), everything(trainer)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
+def test_a_stopped_run_goes_on_bit_for_bit(generator, redness, mix, tmp_path, unbroken, stop_after):
+    """Stopped after any event (in the warm start, between a step and its measurements): weights, average, optimizer,
+    order and every number told equal the unbroken run's."""
+    wanted, expected = unbroken
+    first = make(generator, redness, mix, **EVENTFUL)
+    got = told(first.events(), stop_after)
+    Checkpoints(tmp_path).save(trainer_state(first), first.save)
+    second = make(generator, redness, mix, **EVENTFUL)
+    assert load_trainer_state(second, Checkpoints(tmp_path).newest().load()) == []
+    got += told(second.events())
+
+    assert got == wanted
+    assert {"weights", "average", "optimizer", "order", "random"} <= {name.split("/")[0] for name in expected}
+    for name, tensor in everything(second).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_every_optimizer_goes_on(generator, redness, mix, optimizer):
+    unbroken = make(generator, redness, mix, optimizer=optimizer, max_steps=3)
+    list(unbroken.events())
+    first, second = (make(generator, redness, mix, optimizer=optimizer, max_steps=3) for _ in range(2))
+    told(first.events(), 2)
+    load_trainer_state(second, trainer_state(first))
+    list(second.events())
+    for a, b in zip(unbroken.parameters, second.parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_interrupt_inside_a_step_undoes_it(generator, redness, mix, monkeypatch):
+    unbroken, broken = (make(generator, redness, mix, max_steps=3, accumulation_steps=2) for _ in range(2))
+    wanted = told(unbroken.events())
+    got = told(broken.events(), 1)
+    calls, scores = [], broken.reward.scores
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return scores(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken.reward, "scores", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(broken.events())
+    assert got + told(broken.events()) == wanted
+
+
+def test_changed_settings_are_named_one_by_one(generator, redness, mix):
+    first = make(generator, redness, mix)
+    told(first.events(), 2)
+    second = make(generator, redness, mix, lr=2e-3, max_steps=8, ema_decay=0.9)
+    changes = load_trainer_state(second, trainer_state(first))
+    assert [change.split(":")[0] for change in changes] == ["lr", "max_steps", "ema_decay"]
+    assert "0.001 -> 0.002" in changes[0]
+    assert len([event for event in second.events() if isinstance(event, StepDone)]) == 6
+
+
+def test_what_cannot_change_is_refused_and_nothing_is_touched(generator, redness, mix):
+    first = make(generator, redness, mix)
+    told(first.events(), 1)
+    second = make(generator, redness, mix, rank=8, seed=3)
+    before = everything(second)
+    with pytest.raises(ValueError, match=r"rank is 8, the checkpoint has 4.*seed is 3, the checkpoint has 0"):
+        load_trainer_state(second, trainer_state(first))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in everything(second).items())
+
+
+def test_other_prompts_begin_a_new_pass(generator, redness, mix):
+    first, second = make(generator, redness, mix), make(generator, redness, PromptMix.of(held_in()[:3]))
+    told(first.events(), 1)
+    (change,) = [c for c in load_trainer_state(second, trainer_state(first)) if c.startswith("prompts")]
+    assert "a new pass begins" in change
+    assert told(second.events(), 2)
+
+
+@pytest.fixture
+def saved(generator, redness, mix, tmp_path):
+    """A trainer with checkpoints of steps 1 and 2."""
+    trainer, checkpoints = make(generator, redness, mix), Checkpoints(tmp_path)
+    for _ in range(2):
+        told(trainer.events(), 1)
+        checkpoints.save(trainer_state(trainer), trainer.save)
+    return trainer, checkpoints
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "hypernoise.safetensors", "complete.json"])
+def test_a_checkpoint_that_lost_a_file_or_its_end_is_passed_over(saved, name):
+    _, checkpoints = saved
+    newest = checkpoints.newest()
+    assert newest.step == 2
+    file = newest.path / name
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    assert checkpoints.newest().step == 1
+    file.unlink()
+    assert checkpoints.newest().step == 1
+    assert find_checkpoint(newest.path) is None
+
+
+def test_the_latest_and_the_best_are_kept(saved):
+    trainer, checkpoints = saved
+    checkpoints.keep = 2
+    trainer.validation.progress.best_step = 2
+    for _ in range(3):
+        told(trainer.events(), 1)
+        checkpoints.save(trainer_state(trainer), trainer.save)
+    assert [checkpoint.step for checkpoint in checkpoints.all()] == [2, 4, 5]
+
+
+def test_the_same_step_again_replaces_only_once_it_is_whole(saved, monkeypatch):
+    trainer, checkpoints = saved
+    before = checkpoints.newest()
+
+    def full_disk(path):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError):
+        checkpoints.save(trainer_state(trainer), full_disk)
+    assert checkpoints.newest() == before
+    assert not list(checkpoints.folder.glob(".step-*"))
+    checkpoints.save(trainer_state(trainer), trainer.save)
+    assert [(c.step, c.serial) for c in checkpoints.all()] == [(1, 1), (2, 2)]
+
+
+def test_checkpoints_never_unpickle(saved):
+    _, checkpoints = saved
+    assert {file.suffix for file in checkpoints.newest().path.iterdir()} == {".json", ".safetensors"}
+    json.loads((checkpoints.newest().path / "complete.json").read_text())
+
+
+def test_the_adapter_in_a_checkpoint_is_usable(saved, generator):
+    trainer, checkpoints = saved
+    lora = type(trainer.adapter).load(generator, checkpoints.newest().path / "hypernoise.safetensors")
+    weights = lora_parameters(trainer.adapter.network)
+    assert all(torch.equal(weight, weights[name]) for name, weight in lora_parameters(lora.network).items())
+    shutil.rmtree(checkpoints.folder)
