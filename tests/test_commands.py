@@ -35,7 +35,7 @@ def test_two_steps_leave_everything(folder, generator):
     assert [row["step"] for row in rows] == [1, 2, 2]
     assert {"loss", "reward", "kl", "reward/embedded", "grad_norm", "clipped", "lr"} <= set(rows[0])
     assert {"lipschitz", "kl_second_order", "noise_std"} <= set(rows[2])
-    assert (run / "checkpoints" / "step-000001.safetensors").is_file()
+    assert (run / "checkpoints/step-000001/hypernoise.safetensors").is_file()
     assert list((run / "tensorboard").iterdir())
     for picture in ("curves.png", "samples/step-000001.png", "samples/last.png"):
         assert Image.open(run / picture).width > 500

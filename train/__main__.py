@@ -3,24 +3,28 @@
 python -m train                                          # the embedded generator, minutes on one CPU core
 python -m train --rewards redness=100 --max_steps 100    # another reward
 python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
+python -m train --resume outputs/train-20260101-120000   # go on where a run stopped, as if it had not
+accelerate launch --num_processes 4 -m train --model sana --device cuda …   # four GPUs, the same batch size
 python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
 """
 
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import yaml
 
 from hypernoise_core import load_generator
-from hypernoise_core.training import NonFiniteError, Trainer
+from hypernoise_core.files import replacing
+from hypernoise_core.prompt_sets import PromptMix
+from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, load_trainer_state, processes
 
 from .cli import option, parse, run_command
 from .config import TrainArguments, default_recipe
+from .launch import join_processes, leave_processes
 from .pictures import spread
-from .run import FINAL_NAME, Run
+from .resume import CONFIG, Start, config_behind, find_start
+from .run import Run
 
 PROG = "python -m train"
 
@@ -33,28 +37,66 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
-    prompts = args.load_prompts()
-    config = args.training_config(len(prompts))
-    reward = args.load_rewards().to(args.device)
-    generator = load_generator(args.model, args.device, getattr(torch, args.dtype))
-    trainer = Trainer(generator, reward, prompts, config)
-    folder = Path(args.save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}")
-    run = Run(trainer, folder, spread(prompts, 8), args.log_every, args.save_every)
-    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
+    device = join_processes(args.device)
     try:
-        finished = run.train()
-    except NonFiniteError as error:
-        trainer.save(folder / FINAL_NAME)
+        # The first process looks for all of them: names hold the time, and folders change while they look.
+        start = processes.gather(find_start(args.resume, args.save_dir) if processes.rank() == 0 else None)[0]
+        _train(args, device, start)
+    finally:
+        leave_processes()
+
+
+def _train(args: TrainArguments, device: str, start: Start) -> None:
+    prompts, validation_prompts = _prompts(args)
+    config = args.training_config(sum(prompts.sizes))
+    reward = args.load_rewards().to(device)
+    generator = load_generator(args.model, device, getattr(torch, args.dtype))
+    trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir)
+    state = start.checkpoint.load() if start.checkpoint else None
+    if state:
+        _say(f"going on from {start.checkpoint.path}")
+        for change in load_trainer_state(trainer, state):
+            _say(f"changed since: {change}")
+    run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
+    if processes.rank() == 0:
+        stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
+        with replacing(start.folder / CONFIG) as temporary:
+            temporary.write_text(yaml.safe_dump(stored, sort_keys=False))
+    try:
+        run.train()
+    except (NonFiniteError, OutOfMemoryError) as error:
         raise ValueError(
-            f"stopped at step {trainer.step}: {error}; what was trained is in {folder / FINAL_NAME}"
+            f"stopped at step {trainer.step}: {error}; what was trained is in {start.folder}: --resume goes on from it"
         ) from error
-    print(f"{'trained' if finished else 'stopped'} at step {trainer.step}: {folder / FINAL_NAME}")
+    verb = "trained" if trainer.finished else "stopped"
+    early = f" ({trainer.stop_reason})" if trainer.stop_reason else ""
+    _say(f"{verb} at step {trainer.step}{early}: {run.adapter_file}")
+    if not trainer.finished:
+        _say(f"go on with {PROG} --resume {start.folder}")
+
+
+def _prompts(args: TrainArguments) -> tuple[PromptMix, list[str]]:
+    """Those to train and those to validate on; what they share is told, and removed on request."""
+    prompts, validation = args.load_prompts(), args.load_validation_prompts()
+    for what, found in {"there twice": prompts.duplicates(), "to be validated on": prompts.overlap(validation)}.items():
+        if found:
+            remedy = "removed" if args.drop_duplicates else "remove them by --drop_duplicates"
+            _say(f"{len(found)} of {sum(prompts.sizes)} prompts are {what}, such as {found[0]!r}: {remedy}")
+    return (prompts.without(validation) if args.drop_duplicates else prompts), validation
+
+
+def _say(line: str) -> None:
+    if processes.rank() == 0:
+        print(line)
 
 
 def _recipe(argv: Sequence[str] | None) -> str | None:
-    """What stands behind the line: `--config` if given, else the model's own recipe where there is one. Read before
-    the rest, since the rest is laid over it."""
-    return None if option(argv, "config") else default_recipe(option(argv, "model") or TrainArguments.model)
+    """What stands behind the line: `--config` if given, else the configuration of the run that goes on, else the
+    model's own recipe where there is one. Read before the rest, since the rest is laid over it."""
+    if option(argv, "config"):
+        return None
+    behind = config_behind(option(argv, "resume"), option(argv, "save_dir"))
+    return behind or default_recipe(option(argv, "model") or TrainArguments.model)
 
 
 if __name__ == "__main__":

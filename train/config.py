@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.generators import SHORT_NAMES
-from hypernoise_core.rewards import RewardEnsemble, parse_rewards
+from hypernoise_core.prompt_sets import PromptMix
+from hypernoise_core.rewards import RewardEnsemble, load_reward, parse_rewards
 from hypernoise_core.training import TrainingConfig
+
+from .launch import Tracker
+from .prompts import TASKS, load_mix
 
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
-
-REFERENCE_TASKS = ("example-prompts", "geneval", "pickapic", "all")
 
 
 @dataclass(kw_only=True)
@@ -22,21 +23,38 @@ class TrainArguments:
     model: str = "embedded"
     """Folder saved by diffusers, hub id, or a short name: embedded, sana."""
     task: str | None = None
-    """Named prompt set: embedded (the default for that model). For any other give --prompts."""
+    """Named prompt set: embedded (the default for that model), example-prompts, geneval, pickapic, all,
+    t2i-compbench, abc-6k; give the folder with their published files by --prompts_dir."""
     prompts: str | None = None
-    """Text file with one prompt a line, instead of a task."""
+    """Instead of a task: files (.txt with one prompt a line, .json, .jsonl, .csv, .tsv, .parquet), tasks and hub
+    datasets, mixed with weights: `a.txt`, `mine.csv#caption=2,geneval,hub:owner/name@train#prompt=0.5`."""
+    prompts_dir: str | None = None
+    """Folder with the published files of tasks, at any depth."""
+    validation_prompts: str | None = None
+    """What --validate_every measures, given as --prompts is; the embedded model has its own."""
+    drop_duplicates: bool = False
+    """Remove prompts that are there twice, and those that are among the validation prompts; they are counted anyway."""
+    cache_dir: str | None = None
+    """Folder to keep encoded prompts in, for other runs and where memory cannot hold them (FLUX: 4 MB a prompt)."""
     rewards: str | None = None
     """Rewards with weights, such as `embedded` or `redness=100,my_rewards:Brightness=0.5`; your own is module:Class.
     The --enable_* switches below add to them."""
+    held_out: str | None = None
+    """Rewards that are measured on the validation prompts and never trained on, such as `pickscore,aesthetic`: where
+    they fall while the others rise, the others are being exploited."""
     train_type: Literal["noise", "finetune"] = "noise"
     """noise: a noise hypernetwork. finetune: a LoRA in the generator itself, which over-optimises."""
 
     save_dir: str | None = None
     """Folder for all that the run writes; must be new or empty. Default: outputs/train-<date and time>."""
+    resume: str | None = None
+    """Go on from a checkpoint, bit for bit: a run's folder, one of its checkpoints, or `auto` for the newest in
+    --save_dir, from nothing where there is none yet (for jobs that are started again). The run's own settings stand
+    behind the line; what differs is reported, and refused where it cannot be changed."""
     seed: int = 0
     """Of weights, prompts' order and noise; a run repeats with it."""
     device: str = "cpu"
-    """Where to train, such as cuda."""
+    """Where to train, such as cuda; with `accelerate launch -m train …` each process takes its own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen model. LoRA weights, KL and rewards' sums are float32 all the same. Take bfloat16 on a GPU."""
     threads: int = 1
@@ -44,8 +62,9 @@ class TrainArguments:
 
     lr: float = 1e-3
     """Learning rate. Where reward/… stays flat try 3x, where kl explodes a third."""
-    optim: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd (momentum 0.9) is the reference's choice for SANA, adamw converges in fewer steps."""
+    optim: Literal["sgd", "adam", "adamw", "adamw8bit"] = "sgd"
+    """sgd (momentum 0.9) is the reference's choice for SANA, adamw converges in fewer steps, adamw8bit needs a quarter
+    of its memory (extra [8bit])."""
     weight_decay: float = 0.0
     beta2: float = 0.999
     """Of adam and adamw; 0.99 suits runs of a few hundred steps."""
@@ -62,9 +81,11 @@ class TrainArguments:
     max_steps: int | None = None
     """Optimizer steps; wins over --epochs."""
     batch_size: int = 32
-    """Pictures per forward pass; reduce to 16, 8, 4 when memory runs out and raise --accumulation_steps by the same."""
+    """Pictures of which losses are averaged, over all processes: it means the same on one GPU and on eight."""
     accumulation_steps: int = 1
-    """Forward passes per optimizer step."""
+    """Batches per optimizer step."""
+    micro_batch_size: int | None = None
+    """Pictures that a process has in memory at a time: reduce to 16, 8, 4 when memory runs out; results stay."""
 
     lora_rank: int = 128
     """Rank of every LoRA factor; the paper finds 64 nearly as good and less than 16 too little."""
@@ -99,6 +120,8 @@ class TrainArguments:
     """The reference's switch for its memory savings; here the same as --use_checkpoint."""
     enable_modulate_noise: bool = True
     """x0 + f(x0), the only way supported; the reference could also replace x0 by f(x0)."""
+    compile: bool = False
+    """torch.compile both denoisers: minutes at first, then faster steps on a GPU. Nothing is gained on a CPU."""
     max_skipped: int = 5
     """Non-finite steps in a row after which the run stops and names the reward at fault."""
 
@@ -119,35 +142,58 @@ class TrainArguments:
     diagnostics_every: int = 50
     """Steps between measurements of Lipschitz constant, second-order KL and noise statistics; 0 for never."""
     save_every: int = 200
-    """Steps between saves of the adapter into save_dir/checkpoints; the last is save_dir/hypernoise.safetensors."""
+    """Steps between checkpoints in save_dir/checkpoints, each with a usable adapter; the last adapter is
+    save_dir/hypernoise.safetensors."""
+    keep_checkpoints: int = 2
+    """How many of the latest are kept; the one with the best validation is kept besides."""
+    validate_every: int = 0
+    """Steps between measurements of rewards and diversity on the validation prompts; 0 for never."""
+    patience: int = 0
+    """Validations without a better score after which the run stops; 0 for never."""
+    diversity_floor: float = 0.0
+    """Share of the base model's diversity below which the run stops, such as 0.8; 0 for never."""
+    trackers: str = "tensorboard"
+    """Where numbers go besides metrics.jsonl: tensorboard, wandb, trackio, with commas between; empty for nowhere."""
 
     def __post_init__(self):
-        for name in ("log_every", "save_every", "threads", "epochs"):
+        for name in ("log_every", "save_every", "keep_checkpoints", "threads", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.enable_modulate_noise:
             raise ValueError("enable_modulate_noise is false; only x0 + f(x0) is supported: leave it out")
-        if self.save_dir and Path(self.save_dir).exists() and any(Path(self.save_dir).iterdir()):
-            raise ValueError(f"save_dir {self.save_dir} is not empty: give a new folder")
+        if unknown := [name for name in self.tracker_names if name not in get_args(Tracker)]:
+            raise ValueError(f"unknown tracker {unknown[0]!r}: choose from {', '.join(get_args(Tracker))}")
 
-    def load_prompts(self) -> list[str]:
+    @property
+    def tracker_names(self) -> list[str]:
+        return [name for part in self.trackers.split(",") if (name := part.strip())]
+
+    def load_prompts(self) -> PromptMix:
         """The prompts to train on.
 
         Raises:
             ValueError: no such file or task, or nothing in it.
         """
         if self.prompts:
-            return read_prompts(self.prompts)
-        task = self.task or self.model
-        if task == "embedded":
-            return [prompt.text for prompt in embedded_prompts(held_out=False)]
-        if task in REFERENCE_TASKS:
-            raise ValueError(f"task {task!r} has prompts that are not shipped: pass their file by --prompts FILE")
-        if self.task is None:
+            return load_mix(self.prompts, self.prompts_dir)
+        if self.task and self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(TASKS)}, or pass --prompts")
+        if not self.task and self.model != "embedded":
             raise ValueError(f"no prompts for model {self.model!r}: pass a file by --prompts FILE")
-        raise ValueError(
-            f"unknown task {task!r}: choose from embedded, {', '.join(REFERENCE_TASKS)}, or pass --prompts"
-        )
+        return load_mix(self.task or "embedded", self.prompts_dir)
+
+    def load_validation_prompts(self) -> list[str]:
+        """The prompts to validate on, none where it is never done.
+
+        Raises:
+            ValueError: as for `load_prompts`.
+        """
+        if not self.validate_every:
+            return []
+        source = self.validation_prompts or ("embedded-held-out" if self.model == "embedded" else None)
+        if source is None:
+            raise ValueError("validate_every is set: pass --validation_prompts FILE, with others than are trained on")
+        return load_mix(source, self.prompts_dir).texts
 
     def load_rewards(self) -> RewardEnsemble:
         """The weighted rewards."""
@@ -166,7 +212,9 @@ class TrainArguments:
             if self.model != "embedded":
                 raise ValueError("no reward: pass --rewards NAME[=WEIGHT],…")
             names = ["embedded"]
-        return parse_rewards(",".join(names))
+        followed = parse_rewards(",".join(names))
+        held_out = [load_reward(name.strip()) for name in (self.held_out or "").split(",") if name.strip()]
+        return RewardEnsemble([(r, followed.weights[name]) for name, r in followed.rewards.items()], held_out)
 
     def training_config(self, prompt_count: int) -> TrainingConfig:
         per_step = self.batch_size * self.accumulation_steps
@@ -195,27 +243,15 @@ class TrainArguments:
             latent_type=self.latent_type,
             warm_start_pictures=self.warm_start_pictures,
             gradient_checkpointing=self.use_checkpoint or self.memsave,
+            micro_batch_size=self.micro_batch_size,
+            compile=self.compile,
             diagnostics_every=self.diagnostics_every,
+            validate_every=self.validate_every,
+            patience=self.patience,
+            diversity_floor=self.diversity_floor,
             max_skipped=self.max_skipped,
             seed=self.seed,
         )
-
-
-def read_prompts(path: str) -> list[str]:
-    """The non-empty lines of a UTF-8 text file.
-
-    Raises:
-        ValueError: no such file, not text, or empty.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"prompts file {path} cannot be read ({error}): give a UTF-8 text file, one prompt a line"
-        ) from error
-    if not any(lines):
-        raise ValueError(f"prompts file {path} is empty: write one prompt a line")
-    return [line for line in lines if line]
 
 
 def default_recipe(model: str) -> str | None:

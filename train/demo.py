@@ -94,14 +94,15 @@ def _train(generator: Generator, recipe: str, train_type: str, scale: float, fol
         TrainArguments, PROG, "", [f"--train_type={train_type}"], str(RECIPES / f"{recipe}.yaml")
     )
     prompts, reward = args.load_prompts(), args.load_rewards()
-    config = args.training_config(len(prompts))
+    config = args.training_config(sum(prompts.sizes))
     config = replace(
         config,
         max_steps=max(2, round(scale * config.max_steps)),
         warm_start_pictures=round(scale * config.warm_start_pictures),
     )
     trainer = Trainer(generator, reward, prompts, config)
-    if not Run(trainer, folder, spread(prompts, 8), args.log_every, args.save_every).train():
+    Run(trainer, folder, spread(prompts.texts, 8), args).train()
+    if not trainer.finished:
         raise KeyboardInterrupt
     return type(trainer.adapter).load(generator, folder / FINAL_NAME)
 

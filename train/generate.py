@@ -18,9 +18,9 @@ from tqdm import tqdm
 from hypernoise_core import NoiseHypernetwork, load_generator
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
+from hypernoise_core.prompt_sets import read_prompts
 
 from .cli import parse, run_command
-from .config import read_prompts
 from .pictures import comparison_grid, to_images
 
 PROG = "python -m train.generate"
@@ -37,7 +37,7 @@ class GenerateArguments:
     prompt: str | None = None
     """One prompt."""
     prompts: str | None = None
-    """Text file with one prompt a line."""
+    """Text file with one prompt a line, or .json, .jsonl, .csv, .tsv, .parquet."""
     steps: int = 1
     """Denoiser calls per picture."""
     strength: float = 1.0

@@ -71,7 +71,11 @@ CURVES = {
     "alignment": "cosine of residual and reward gradient",
     "clipped": "share of clipped reward gradients",
     "grad_norm": "gradient norm",
+    "noise_std": "standard deviation of moved noise",
+    "validation/score": "validation: gain over the base (standard deviations)",
+    "validation/diversity": "validation: diversity",
 }
+"""What is plotted and its title; every reward besides, where there are several."""
 
 
 def curves(path: Path, runs: dict[str, Path]) -> None:
@@ -82,7 +86,10 @@ def curves(path: Path, runs: dict[str, Path]) -> None:
     from matplotlib import pyplot as plt
 
     rows = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in runs.items()}
-    shown = {key: title for key, title in CURVES.items() if any(key in row for run in rows.values() for row in run)}
+    keys = {key for run in rows.values() for row in run for key in row}
+    shown = {key: title for key, title in CURVES.items() if key in keys}
+    each = sorted(key for key in keys if key.startswith("reward/"))
+    shown |= {key: key for key in each if len(each) > 1}
     columns = 3
     figure, axes = plt.subplots(-(-len(shown) // columns), columns, figsize=(13, 3.2 * -(-len(shown) // columns)))
     for axis, (key, title) in zip(np.ravel(axes), shown.items(), strict=False):

@@ -1,19 +1,43 @@
-"""One training run: a trainer's events become a progress bar, metrics, sample grids, curves and saved adapters."""
+"""One training run: a trainer's events become a progress bar, metrics, sample grids, checkpoints and a report."""
+
+from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetwork import DenoiserLora
-from hypernoise_core.training import Diagnosed, StepDone, StepSkipped, Trainer, WarmStart
+from hypernoise_core.training import (
+    Checkpoints,
+    Diagnosed,
+    EarlyStop,
+    Event,
+    NonFiniteError,
+    StepDone,
+    StepSkipped,
+    Trainer,
+    TrainerState,
+    Validated,
+    WarmStart,
+    processes,
+    trainer_state,
+)
 
+from .launch import Trackers
 from .pictures import comparison_grid, curves, to_images
+from .report import write_report
+from .resume import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from .config import TrainArguments
 
 SAMPLE_SEED = 12_345
 """First seed of the sample grids: the same pictures in every run and at every step."""
@@ -23,11 +47,13 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class Run:
-    """Drives a `Trainer` and writes into `folder`: metrics.jsonl, tensorboard/, samples/, curves.png, checkpoints/ and
-    the adapter.
+    """Drives a `Trainer` and writes into `folder`: metrics.jsonl, tensorboard/, samples/, curves.png, checkpoints/, the
+    adapter with its card (README.md), report.md. Of several processes the first writes.
 
     Args:
         sample_prompts: what the sample grids show, base above trained.
+        args: how often things are written.
+        resumed: the checkpoint that the trainer was loaded from, and what was in it.
     """
 
     def __init__(
@@ -35,64 +61,104 @@ class Run:
         trainer: Trainer,
         folder: Path,
         sample_prompts: list[str],
-        log_every: int,
-        save_every: int,
+        args: TrainArguments,
+        resumed: Path | None = None,
+        state: TrainerState | None = None,
     ):
-        self.trainer, self.folder, self.prompts = trainer, folder, sample_prompts
-        self.log_every, self.save_every = log_every, save_every
-        folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_file = folder / METRICS_NAME
-        self._samples = _Samples(trainer.generator, sample_prompts)
+        self.trainer, self.folder, self.prompts, self.args = trainer, folder, sample_prompts, args
+        self.writes = processes.rank() == 0
+        self.metrics_file, self.adapter_file = folder / METRICS_NAME, folder / FINAL_NAME
+        self._checkpoints = Checkpoints(folder / CHECKPOINTS, args.keep_checkpoints)
+        self._saved = self._position() if resumed and resumed.parent.parent == folder else None
+        if self.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._samples = _Samples(trainer.generator, sample_prompts)
+            self._rewind_metrics(resumed, state)
+            self._trackers = Trackers(args.tracker_names, folder, trainer.step)
 
-    def train(self) -> bool:
-        """Train to the end and save. Ctrl-C or SIGTERM finishes the step and saves too; returns whether it got to the
-        end."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        trainer, finished = self.trainer, True
-        label = "hypernetwork" if trainer.config.train_type == "noise" else "fine-tuning"
-        with (
-            _stop_requested() as stop,
-            open(self.metrics_file, "a") as metrics_file,
-            SummaryWriter(str(self.folder / "tensorboard")) as board,
-            tqdm(total=trainer.config.max_steps, desc=label, dynamic_ncols=True) as bar,
-        ):
-            for event in trainer.events():
-                if isinstance(event, WarmStart):
-                    bar.set_postfix_str(f"warm start {event.done}/{event.total}")
-                    if stop():
-                        finished = False
+    def train(self) -> None:
+        """Train to the end, and save. Ctrl-C or SIGTERM, to whichever process, finishes the step and saves too."""
+        trainer = self.trainer
+        bar = tqdm(total=trainer.config.max_steps, initial=trainer.step, dynamic_ncols=True, disable=not self.writes)
+        bar.set_description("hypernetwork" if trainer.config.train_type == "noise" else "fine-tuning")
+        with _stop_requested() as stop, bar:
+            try:
+                for event in trainer.events():
+                    if self.writes:
+                        self._tell(event, bar)
+                    self._save_if_due(event)
+                    if any(processes.gather(stop())):
                         break
-                    continue
-                metrics_file.write(json.dumps(_row(event)) + "\n")
-                metrics_file.flush()
-                if isinstance(event, StepSkipped):
-                    bar.write(f"step {event.step} skipped: {event.reason}")
-                    continue
-                for key, value in event.metrics.items():
-                    board.add_scalar(key, value, event.step)
-                if isinstance(event, StepDone):
-                    bar.update()
-                    bar.set_postfix({key: f"{event.metrics[key]:.3g}" for key in ("reward", "kl")})
-                    self._after_step(event.step)
-                if stop():
-                    finished = trainer.step >= trainer.config.max_steps
-                    break
+            except BaseException as error:
+                if processes.count() == 1 or isinstance(error, NonFiniteError):  # else the others know nothing of it
+                    self._finish()
+                raise
         self._finish()
-        return finished
 
-    def _after_step(self, step: int) -> None:
-        if step % self.log_every == 0:
-            self._grid(self.folder / "samples" / f"step-{step:06d}.png")
-        if step % self.save_every == 0 and step < self.trainer.config.max_steps:
-            self.trainer.save(self.folder / "checkpoints" / f"step-{step:06d}.safetensors")
+    def _tell(self, event: Event, bar: tqdm) -> None:
+        if isinstance(event, WarmStart):
+            bar.set_postfix_str(f"warm start {event.done}/{event.total}")
+            return
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_row(event)) + "\n")
+        if isinstance(event, StepSkipped):
+            bar.write(f"step {event.step} skipped: {event.reason}")
+        elif isinstance(event, EarlyStop):
+            bar.write(f"early stop at step {event.step}: {event.reason}")
+        else:
+            self._trackers.log(event.metrics, event.step)
+        if isinstance(event, Validated):
+            bar.write(f"step {event.step}: " + _numbers(event.metrics) + (" (best)" if event.best else ""))
+        if isinstance(event, StepDone):
+            bar.update()
+            bar.set_postfix({key: f"{event.metrics[key]:.3g}" for key in ("reward", "kl")})
+            if event.step % self.args.log_every == 0:
+                self._grid(self.folder / "samples" / f"step-{event.step:06d}.png")
+
+    def _save_if_due(self, event: Event) -> None:
+        regular = isinstance(event, StepDone) and event.step % self.args.save_every == 0
+        if regular or (isinstance(event, Validated) and event.best):
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        """Once for each position, however often it is asked for."""
+        if self._saved == self._position():
+            return
+        state = trainer_state(self.trainer)
+        if self.writes:
+            size = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+            state.values["metrics_bytes"] = size
+            self._checkpoints.save(state, self.trainer.save)
+        self._saved = self._position()
+
+    def _position(self) -> tuple[int, ...]:
+        """Tells one event from the next."""
+        trainer = self.trainer
+        return (trainer.step, trainer.warm_start_done, trainer.diagnosed, trainer.validated, trainer.skipped_in_a_row)
+
+    def _rewind_metrics(self, resumed: Path | None, state: TrainerState | None) -> None:
+        """Keep what had been told when the checkpoint was made: what came after it will be told again."""
+        self.metrics_file.touch()
+        if resumed is None:
+            self.metrics_file.write_text("")
+            return
+        told = resumed.parent.parent / METRICS_NAME
+        if told != self.metrics_file and told.is_file():
+            shutil.copyfile(told, self.metrics_file)
+        with open(self.metrics_file, "r+b") as file:
+            file.truncate(min(state.values["metrics_bytes"], self.metrics_file.stat().st_size))
 
     def _finish(self) -> None:
+        self._save_checkpoint()
+        if not self.writes:
+            return
+        self._trackers.close()
         if self.trainer.step == 0:
             return
-        self.trainer.save(self.folder / FINAL_NAME)
+        self.trainer.save(self.adapter_file)
         self._grid(self.folder / "samples" / "last.png")
         curves(self.folder / "curves.png", {self.trainer.config.train_type: self.metrics_file})
+        write_report(self.folder, self.trainer, self.metrics_file, self.adapter_file.name)
 
     def _grid(self, path: Path) -> None:
         with self.trainer.averaged() as adapter:
@@ -115,9 +181,15 @@ class _Samples:
         return to_images(adapter.generate(self.x0, self.conditioning, steps))
 
 
-def _row(event: StepDone | StepSkipped | Diagnosed) -> dict:
+def _numbers(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.removeprefix('validation/')} {value:.4g}" for name, value in metrics.items())
+
+
+def _row(event: StepDone | StepSkipped | Diagnosed | Validated | EarlyStop) -> dict:
     if isinstance(event, StepSkipped):
         return {"step": event.step, "skipped": event.reason}
+    if isinstance(event, EarlyStop):
+        return {"step": event.step, "early_stop": event.reason}
     return {"step": event.step, **{key: float(f"{value:.6g}") for key, value in event.metrics.items()}}
 
 

@@ -1,5 +1,6 @@
 """Training an adapter: the `Trainer`, its settings, its events, and its checkpoints."""
 
+from . import processes
 from .checkpoint import Checkpoint, Checkpoints, find_checkpoint
 from .config import TrainingConfig
 from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
@@ -24,5 +25,6 @@ __all__ = [
     "WarmStart",
     "find_checkpoint",
     "load_trainer_state",
+    "processes",
     "trainer_state",
 ]

@@ -62,8 +62,8 @@ class Trainer:
         self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
         if config.batch_size % processes.count():
             raise ValueError(
-                f"batch_size is {config.batch_size}, which {processes.count()} processes cannot share evenly: it counts "
-                "the pictures of all of them; give a multiple of their number"
+                f"batch_size is {config.batch_size}, which {processes.count()} processes cannot share evenly: it "
+                "counts the pictures of all of them; give a multiple of their number"
             )
         if config.validate_every and not validation_prompts:
             raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")

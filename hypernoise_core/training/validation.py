@@ -75,9 +75,8 @@ class Validation:
         least = config.diversity_floor * progress.base["validation/diversity"]
         if metrics["validation/diversity"] < least:
             return (
-                f"validation/diversity is {metrics['validation/diversity']:.4g}, below {config.diversity_floor:g} of the "
-                f"base's {progress.base['validation/diversity']:.4g}: raise temperature, or accept it by a lower "
-                "diversity_floor"
+                f"validation/diversity is {metrics['validation/diversity']:.4g}, below {config.diversity_floor:g} of "
+                f"the base's {progress.base['validation/diversity']:.4g}: raise temperature, or lower diversity_floor"
             )
         return None
 

@@ -1,0 +1,128 @@
+"""What stays beside an adapter when its run has ended: a report of the run, and the adapter's card."""
+
+import json
+from pathlib import Path
+
+from hypernoise_core.files import replacing
+from hypernoise_core.training import Trainer
+from hypernoise_core.training.state import describe
+
+REPORT_NAME, CARD_NAME = "report.md", "README.md"
+
+
+def write_report(folder: Path, trainer: Trainer, metrics_file: Path, adapter_name: str) -> None:
+    """Write report.md (numbers, curves, grids) and README.md (the adapter's card) into `folder`."""
+    rows = [json.loads(line) for line in metrics_file.read_text("utf-8").splitlines()]
+    settings, pictures = describe(trainer), sorted(path.name for path in (folder / "samples").glob("step-*.png"))
+    parts = [
+        f"# Training run: {settings['generator']}, {settings['rewards']}",
+        _outcome(trainer, rows),
+        _metrics_table("Training, first and last tenth of the steps", _ends([r for r in rows if "loss" in r])),
+        _metrics_table("Validation, first and last", _first_last([r for r in rows if "validation/score" in r])),
+        _metrics_table("Diagnostics, first and last", _first_last([r for r in rows if "lipschitz" in r])),
+        "## Curves\n\n![curves](curves.png)",
+        "## Pictures\n\nThe same prompts and seeds at every step.\n\n" + _grids(pictures),
+        "## Settings\n\n" + _table(["setting", "value"], [[k, _plain(v)] for k, v in settings.items()]),
+    ]
+    with replacing(folder / REPORT_NAME) as temporary:
+        temporary.write_text("\n\n".join(filter(None, parts)) + "\n", "utf-8")
+    with replacing(folder / CARD_NAME) as temporary:
+        temporary.write_text(_card(settings, trainer.step, adapter_name), "utf-8")
+
+
+def _outcome(trainer: Trainer, rows: list[dict]) -> str:
+    skipped = [row for row in rows if "skipped" in row]
+    lines = [f"{trainer.step} of {trainer.config.max_steps} steps, adapter in `hypernoise.safetensors`."]
+    if trainer.stop_reason:
+        lines.append(f"Stopped early: {trainer.stop_reason}.")
+    elif not trainer.finished:
+        lines.append("Stopped on request; `--resume` goes on from here.")
+    if skipped:
+        lines.append(f"{len(skipped)} steps were not finite and were skipped, the last since {skipped[-1]['skipped']}.")
+    if trainer.validation and trainer.validation.progress.best_step >= 0:
+        progress = trainer.validation.progress
+        lines.append(f"Best validation/score {progress.best_score:.4g} at step {progress.best_step}.")
+    return " ".join(lines)
+
+
+def _ends(rows: list[dict]) -> list[tuple[str, list[float]]]:
+    """(metric, [mean over the first tenth, over the last])."""
+    if not rows:
+        return []
+    count = max(1, len(rows) // 10)
+    names = [name for name in rows[0] if name != "step"]
+    return [(n, [sum(r[n] for r in part) / count for part in (rows[:count], rows[-count:])]) for n in names]
+
+
+def _first_last(rows: list[dict]) -> list[tuple[str, list[float]]]:
+    return [(name, [rows[0][name], rows[-1][name]]) for name in rows[0] if name != "step"] if rows else []
+
+
+def _metrics_table(title: str, rows: list[tuple[str, list[float]]]) -> str:
+    cells = [[name, *(f"{value:.4g}" for value in values)] for name, values in rows]
+    return f"## {title}\n\n" + _table(["", "first", "last"], cells) if rows else ""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _grids(names: list[str]) -> str:
+    """The first, the middle and the last."""
+    shown = dict.fromkeys([*names[:1], *names[len(names) // 2 : len(names) // 2 + 1], *names[-1:], "last.png"])
+    return "\n\n".join(f"{name.removesuffix('.png')}\n\n![{name}](samples/{name})" for name in shown)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value).replace("|", "\\|")
+
+
+def _card(settings: dict, steps: int, adapter_name: str) -> str:
+    kind = "A noise hypernetwork" if settings["train_type"] == "noise" else "A LoRA, fine-tuned for comparison,"
+    code = (
+        "NoiseHypernetwork.load(generator, file)\nx0 = generator.noise(batch=1, seed=0)\n"
+        'image = f.generate(x0, generator.encode(["a prompt"]), steps=1, strength=1.0)'
+        if settings["train_type"] == "noise"
+        else "FineTunedDenoiser.load(generator, file)"
+    )
+    return f"""---
+base_model: {settings["generator"]}
+library_name: hypernoise
+tags: [hypernoise, lora, text-to-image]
+---
+
+# {adapter_name}
+
+{kind} for {settings["generator"]}, trained for {steps} steps with ComfyUI-HyperNoise.
+
+{_table(["", ""], [[key, _plain(settings[key])] for key in CARD_KEYS])}
+
+```python
+from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, load_generator
+
+generator = load_generator("{settings["generator"]}")
+f = {code.replace("file", f'"{adapter_name}"')}
+```
+
+`report.md` has curves and pictures. It follows the rewards above and inherits what they prefer; the licences of the
+base model and of the rewards apply to it.
+"""
+
+
+CARD_KEYS = (
+    "rewards",
+    "held_out",
+    "prompts",
+    "temperature",
+    "kl_reduction",
+    "rank",
+    "alpha",
+    "optimizer",
+    "lr",
+    "batch_size",
+    "accumulation_steps",
+    "steps",
+    "seed",
+)
+"""Settings that the card names."""
