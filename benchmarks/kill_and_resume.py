@@ -1,108 +1,137 @@
-"""Kill a training run again and again, start it again each time, and compare it with one that was left alone.
+"""Kill a training run with SIGKILL again and again, start it again each time, and compare it with one left alone.
 
-python -m benchmarks.kill_and_resume                       # 20 kills, half of them while a checkpoint is being written
-python -m benchmarks.kill_and_resume --processes 2         # the same with two gloo processes
+python -m benchmarks.kill_and_resume                # 20 kills at random moments, every other one inside a write
+python -m benchmarks.kill_and_resume --kills 50 --seed 1
+
+Runs are forked, so that a kill costs the training and not the imports. POSIX systems only.
 """
 
 import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from hypernoise_core.training import Checkpoints
+from train.__main__ import main as train
 
 RUN = [
-    *("--rewards=redness", "--lora_rank=4", "--batch_size=4", "--accumulation_steps=2", "--optim=adamw", "--lr=1e-3"),
-    *("--ema_decay=0.9", "--warm_start_pictures=16", "--diagnostics_every=25", "--validate_every=50", "--save_every=1"),
+    *("--rewards=redness", "--lora_rank=4", "--batch_size=2", "--accumulation_steps=2", "--optim=adamw", "--lr=1e-3"),
+    *("--ema_decay=0.9", "--warm_start_pictures=4", "--diagnostics_every=20", "--validate_every=15", "--save_every=1"),
     *("--log_every=1000", "--trackers=", "--resume=auto"),
 ]
+PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 
 
-def start(folder: Path, steps: int, processes: int) -> subprocess.Popen:
-    """The command, in a process group of its own."""
-    launch = ["-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--mixed_precision=no"]
-    launch += ["--num_machines=1", "--dynamo_backend=no", "--main_process_port=0"]
-    command = [sys.executable, *(launch if processes > 1 else []), "-m", "train", *RUN]
-    command += [f"--max_steps={steps}", f"--save_dir={folder}"]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, env={**os.environ}
+@dataclass(frozen=True)
+class Outcome:
+    kills: int
+    half_written: int
+    """Kills that left a checkpoint half written."""
+    state_equal: bool
+    metrics_equal: bool
+    adapter_equal: bool
+
+    @property
+    def exact(self) -> bool:
+        return self.state_equal and self.metrics_equal and self.adapter_equal
+
+
+def kill_and_resume(folder: Path, kills: int, steps: int, seed: int = 0) -> Outcome:
+    """Train in `folder`/whole without a kill and in `folder`/broken with `kills` of them, and compare."""
+    (folder / "train.txt").write_text("\n".join(PROMPTS))
+    (folder / "validation.txt").write_text("four squares")
+    rng, whole, broken = random.Random(seed), folder / "whole", folder / "broken"
+    _wait(_fork(folder, whole, steps))
+    done = half_written = 0
+    while done < kills:
+        goal = round(steps * rng.uniform(done, done + 1) / (kills + 1))
+        run = _fork(folder, broken, steps)
+        _wait_to_kill(run, broken, goal, rng, in_write=done % 2 == 1)
+        os.kill(run, signal.SIGKILL)
+        os.waitpid(run, 0)
+        done += 1
+        half = bool(list((broken / "checkpoints").glob(".step-*")))
+        half_written += half
+        newest = Checkpoints(broken / "checkpoints").newest()
+        print(f"kill {done}: newest complete is {newest.path.name if newest else 'none'}" + ", one half written" * half)
+    _wait(_fork(folder, broken, steps))
+    return _compare(whole, broken, done, half_written)
+
+
+def _fork(folder: Path, save_dir: Path, steps: int) -> int:
+    """A training run; its process id."""
+    run = os.fork()
+    if run:
+        return run
+    code = 1
+    try:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        log = os.open(folder / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 2)
+        prompts = [f"--prompts={folder / 'train.txt'}", f"--validation_prompts={folder / 'validation.txt'}"]
+        train([*RUN, *prompts, f"--max_steps={steps}", f"--save_dir={save_dir}"])
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _wait(run: int) -> None:
+    status = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+    assert status == 0, f"a run ended with exit code {status}"
+
+
+def _wait_to_kill(run: int, folder: Path, goal: int, rng: random.Random, in_write: bool) -> None:
+    """Until some moment after the checkpoint of step `goal`, or within the writing of one after it."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    while goal and ((newest := checkpoints.newest()) is None or newest.step < goal):
+        assert os.waitpid(run, os.WNOHANG) == (0, 0), "a run ended before it was killed"
+        time.sleep(0.05)
+    if not in_write:
+        time.sleep(rng.uniform(0, 0.5))
+        return
+    while not any((folder / "checkpoints").glob(".step-*")):
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.02))
+
+
+def _compare(whole: Path, broken: Path, kills: int, half_written: int) -> Outcome:
+    newest = [Checkpoints(run / "checkpoints").newest().path for run in (whole, broken)]
+    return Outcome(
+        kills,
+        half_written,
+        state_equal=_equal(*(load_file(path / "state.safetensors") for path in newest)),
+        metrics_equal=(whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes(),
+        adapter_equal=_equal(*(load_file(run / "hypernoise.safetensors") for run in (whole, broken))),
     )
 
 
-def kill(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def wait_for(process: subprocess.Popen, folder: Path, steps: int, rng: random.Random, in_write: bool) -> bool:
-    """Until a moment to kill at: a random step, or a checkpoint that is being written after it. False if it ended."""
-    newest = Checkpoints(folder / "checkpoints").newest()
-    begun = newest.step if newest else 0
-    goal = min(steps - 1, begun + rng.randint(0, 6))
-    while process.poll() is None:
-        newest = Checkpoints(folder / "checkpoints").newest()
-        if (newest.step if newest else 0) >= goal:
-            if not in_write:
-                time.sleep(rng.uniform(0, 0.5))
-                return process.poll() is None
-            if any((folder / "checkpoints").glob(".step-*")):
-                time.sleep(rng.uniform(0, 0.01))
-                return True
-    return False
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as name:
-        whole, broken = Path(name) / "whole", Path(name) / "broken"
-        finish(start(whole, args.steps, args.processes))
-        kills = half_written = 0
-        while kills < args.kills:
-            process = start(broken, args.steps, args.processes)
-            if not wait_for(process, broken, args.steps, rng, in_write=kills % 2 == 1):
-                finish(process)
-                break
-            kill(process)
-            kills += 1
-            left = list((broken / "checkpoints").glob(".step-*"))
-            half_written += bool(left)
-            newest = Checkpoints(broken / "checkpoints").newest()
-            print(f"kill {kills}: newest complete {newest.path.name if newest else 'none'}, half written {len(left)}")
-        finish(start(broken, args.steps, args.processes))
-        report(whole, broken, kills, half_written)
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, error = process.communicate()
-    assert process.returncode == 0, error.decode()
-
-
-def report(whole: Path, broken: Path, kills: int, half_written: int) -> None:
-    states = [
-        load_file(Checkpoints(run / "checkpoints").newest().path / "state.safetensors") for run in (whole, broken)
-    ]
-    equal = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
-    rows = [(run / "metrics.jsonl").read_bytes() for run in (whole, broken)]
-    adapters = [(run / "hypernoise.safetensors").read_bytes() for run in (whole, broken)]
-    print(f"{kills} kills, {half_written} of them left half a checkpoint")
-    print(f"all {len(states[0])} state tensors equal: {equal}")
-    print(f"metrics.jsonl ({len(rows[0].splitlines())} rows) byte for byte equal: {rows[0] == rows[1]}")
-    print(f"adapter file byte for byte equal: {adapters[0] == adapters[1]}")
-    sys.exit(not (equal and rows[0] == rows[1] and adapters[0] == adapters[1]))
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = kill_and_resume(Path(folder), args.kills, args.steps, args.seed)
+    print(f"{outcome.kills} kills, {outcome.half_written} of them left a checkpoint half written")
+    print(f"all state tensors bit for bit equal to the run that was left alone: {outcome.state_equal}")
+    print(f"metrics.jsonl byte for byte equal: {outcome.metrics_equal}")
+    print(f"final adapter bit for bit equal: {outcome.adapter_equal}")
+    sys.exit(not outcome.exact)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
     device = join_processes(args.device)
+    torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, rewards of users may
     try:
         # The first process looks for all of them: names hold the time, and folders change while they look.
         start = processes.gather(find_start(args.resume, args.save_dir) if processes.rank() == 0 else None)[0]

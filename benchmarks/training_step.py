@@ -1,0 +1,183 @@
+"""One training step beside the reference implementation's order of work, on the same pipeline, noise and prompts.
+
+python -m benchmarks.training_step                       # the embedded SANA-Sprint pipeline, batch 16
+python -m benchmarks.training_step --rewards embedded,redness=0.1 --batch_size 8 --repeats 10
+
+The baseline does what the reference does, in its order: prompts and reward text are encoded at every step, one denoiser
+has its LoRA layers switched on for f and off for the generator, the last layer's base output is computed and dropped,
+gradients are checked parameter by parameter and clipped twice, and every reward is read back by itself. Its gradients
+are compared with the trainer's, so that both do the same work.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from hypernoise_core import Trainer, TrainingConfig, load_generator
+from hypernoise_core.embedded.prompts import prompts as embedded_prompts
+from hypernoise_core.lora import ADAPTER, add_lora, lora_parameters, shared_clone, target_names
+from hypernoise_core.rewards import parse_rewards
+from hypernoise_core.training.order import PromptOrder
+
+
+class ReferenceStep:
+    """The reference's arithmetic on one denoiser."""
+
+    def __init__(self, generator, reward, prompts: list[str], trainer: Trainer):
+        self.generator, self.reward, self.prompts, self.config = generator, reward, prompts, trainer.config
+        self.denoiser = shared_clone(generator.denoiser)
+        add_lora(self.denoiser, self.config.rank, self.config.alpha, target_names(generator.denoiser))
+        self.lora = lora_parameters(self.denoiser)
+        self.last = self.denoiser.get_submodule(trainer.adapter.last_layer)
+        with torch.no_grad():
+            for mine, theirs in zip(self.lora.values(), trainer.parameters, strict=True):
+                mine.copy_(theirs)
+        self.optimizer = torch.optim.SGD(self.lora.values(), lr=trainer.config.lr, momentum=trainer.config.momentum)
+
+    def __call__(self, rows: list[int], x0: Tensor, part: Callable) -> None:
+        config, texts = self.config, [self.prompts[i] for i in rows]
+        with part("text, each step"):
+            conditioning, text = self.generator.encode(texts), self.reward.encode_text(texts)
+        with part("forward of f"):
+            self._switch(True)
+            forward = self.last.forward
+            self.last.forward = self._lora_branch
+            delta = self.generator.first_call(self.denoiser, x0, conditioning)
+            self.last.forward = forward
+        with part("forward of generator"):
+            self._switch(False)
+            images = self.generator.generate(x0 + delta, conditioning, config.steps, denoiser=self.denoiser)
+        with part("rewards"):
+            scores = self.reward.scores(images, text)
+            for score in scores.values():
+                score.mean().item()
+            kl = 0.5 * delta.square().flatten(1).sum(1)
+            loss = (kl - self.reward.combine(scores) / config.temperature).mean()
+        with part("backward"):
+            self.optimizer.zero_grad()
+            loss.backward()
+        with part("clip and optimizer"):
+            assert not any(bool(p.grad.isnan().any()) for p in self.lora.values() if p.grad is not None)
+            torch.nn.utils.clip_grad_norm_(self.lora.values(), config.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self.lora.values(), config.grad_clip)
+            self.optimizer.step()
+
+    def _switch(self, on: bool) -> None:
+        for module in self.denoiser.modules():
+            if isinstance(module, LoraLayer):
+                module._disable_adapters = not on
+
+    def _lora_branch(self, x: Tensor) -> Tensor:
+        base = self.last.get_base_layer()(x)
+        layer = self.last
+        return (base + layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](x)) * layer.scaling[ADAPTER]) - base.detach()
+
+
+class Clock:
+    """Seconds by part of a step."""
+
+    def __init__(self):
+        self.seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds.setdefault(name, []).append(time.perf_counter() - begun)
+
+
+@contextmanager
+def saved_bytes(count: dict[str, int]) -> Iterator[None]:
+    """Counts what autograd keeps for the backward pass, each storage once, parameters left out."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter) and not (tensor.is_leaf and not tensor.requires_grad):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+    count["bytes"] = sum(seen.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rewards", default="embedded")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--checkpoint", action="store_true", help="gradient checkpointing in the trainer")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    generator, reward = load_generator("embedded"), parse_rewards(args.rewards)
+    prompts = [prompt.text for prompt in embedded_prompts(held_out=False)]
+    config = TrainingConfig(
+        rank=args.rank,
+        alpha=2 * args.rank,
+        optimizer="sgd",
+        lr=1e-3,
+        warmup_steps=0,
+        batch_size=args.batch_size,
+        max_steps=10**6,
+        diagnostics_every=0,
+    )
+    trainer = Trainer(generator, reward, prompts, config)
+    for name, parameter in lora_parameters(trainer.adapter.network).items():
+        if ".lora_B." in name:  # as if trained a little, so that gradients reach every layer
+            torch.nn.init.normal_(parameter, std=0.01)
+    reference = ReferenceStep(generator, reward, prompts, trainer)
+    compare_gradients(trainer, reference)
+    memory = {"reference": {}, "trainer": {}, "trainer, checkpointing": {}}
+    clock = Clock()
+    events = trainer.events()
+    for repeat in range(args.repeats + 1):
+        if repeat == 1:
+            clock.seconds.clear()  # the first is a warm-up
+        rows, x0 = trainer.order.next(args.batch_size), generator.noise(args.batch_size, seed=repeat)
+        with clock("reference"), saved_bytes(memory["reference"]):
+            reference(rows, x0, clock)
+        with clock("trainer"), saved_bytes(memory["trainer"]):
+            next(events)
+        generator.checkpoint_gradients(True)
+        trainer.adapter.network.enable_gradient_checkpointing()
+        with clock("trainer, checkpointing"), saved_bytes(memory["trainer, checkpointing"]):
+            next(events)
+        generator.checkpoint_gradients(False)
+        trainer.adapter.network.disable_gradient_checkpointing()
+    report(clock, memory)
+
+
+def compare_gradients(trainer: Trainer, reference: ReferenceStep) -> None:
+    """The first step of both from the same rows and noise."""
+    random = torch.Generator().set_state(trainer.random.get_state())
+    seed = int(torch.randint(2**62, (), generator=random))
+    rows = PromptOrder(trainer.prompts.sizes, trainer.prompts.weights, random).next(trainer.config.batch_size)
+    x0 = trainer.generator.noise(len(rows), seed=seed)
+    trainer._next_event()
+    reference(rows, x0, Clock())
+    pairs = list(zip(trainer.parameters, reference.lora.values(), strict=True))
+    worst = max(float((a.grad - b.grad).norm() / b.grad.norm().clamp_min(1e-12)) for a, b in pairs)
+    print(f"gradients of the two differ by at most {worst:.1e} of a parameter's norm")
+
+
+def report(clock: Clock, memory: dict[str, dict[str, int]]) -> None:
+    medians = {name: statistics.median(values) for name, values in clock.seconds.items()}
+    print("\nthe reference's step by part:")
+    for name, seconds in medians.items():
+        if name not in memory:
+            print(f"  {name:24} {1000 * seconds:8.1f} ms  {seconds / medians['reference']:6.1%}")
+    print(f"\n{'':26}{'ms a step':>10}{'faster':>10}{'saved MB':>10}{'ratio':>8}")
+    for name in memory:
+        faster, ratio = medians["reference"] / medians[name], memory[name]["bytes"] / memory["reference"]["bytes"]
+        print(f"{name:26}{1000 * medians[name]:10.1f}{faster:9.2f}x{memory[name]['bytes'] / 2**20:10.1f}{ratio:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""One of two gloo processes (tests/test_processes.py): trains its share and leaves what it saw in a folder."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_generator
+from hypernoise_core.rewards.redness import Redness
+from hypernoise_core.training import Checkpoints, StepDone, load_trainer_state, trainer_state
+
+SETTINGS = dict(
+    rank=4, alpha=8, batch_size=4, accumulation_steps=2, max_steps=3, warmup_steps=0, lr=1e-2, optimizer="sgd",
+    momentum=0.9, diagnostics_every=0, warm_start_pictures=4, reward_grad_clip=0.05, temperature=0.1,
+)  # fmt: skip
+PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
+
+
+def make(generator) -> Trainer:
+    return Trainer(generator, RewardEnsemble([(Redness(), 1.0)]), PROMPTS, TrainingConfig(**SETTINGS))
+
+
+def train(trainer: Trainer, steps: int | None = None) -> tuple[list[dict], list[torch.Tensor]]:
+    """(metrics of each step, gradients of the last)."""
+    metrics = []
+    for event in trainer.events():
+        if isinstance(event, StepDone):
+            metrics.append(event.metrics)
+            if trainer.step == steps:
+                break
+    return metrics, [p.grad.clone() for p in trainer.parameters]
+
+
+def main(folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    generator = load_generator("embedded")
+    first = make(generator)
+    metrics, gradients = train(first, steps=1)
+    torch.save({"metrics": metrics, "gradients": gradients}, folder / f"first-{rank}.pt")
+    state = trainer_state(first)
+    if rank == 0:
+        Checkpoints(folder / "checkpoints").save(state, first.save)
+    dist.barrier()
+    train(first)
+    second = make(generator)
+    load_trainer_state(second, Checkpoints(folder / "checkpoints").newest().load())
+    metrics, _ = train(second)
+    weights = [p.detach() for p in first.parameters], [p.detach() for p in second.parameters]
+    torch.save({"metrics": metrics, "weights": weights}, folder / f"resumed-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,53 @@
+"""Two gloo processes on a CPU train as one does: the same gradients, numbers and weights, also after a resume."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import processes_worker
+import pytest
+import torch
+
+from hypernoise_core import Trainer, TrainingConfig
+from hypernoise_core.training import processes
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory):
+    """What each of two processes saved."""
+    folder, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, processes_worker.__file__, str(folder)]
+    workers = [
+        subprocess.Popen([*command, str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    for worker in workers:
+        _, error = worker.communicate(timeout=300)
+        assert worker.returncode == 0, error
+    return {file.stem: torch.load(file, weights_only=True) for file in folder.glob("*.pt")}
+
+
+def test_gradients_and_metrics_equal_one_process(generator, left_behind):
+    metrics, gradients = processes_worker.train(processes_worker.make(generator), steps=1)
+    scale = max(g.abs().max() for g in gradients)
+    assert scale > 1e-3
+    for rank in (0, 1):
+        got = left_behind[f"first-{rank}"]
+        assert got["metrics"][0] == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
+        for a, b in zip(got["gradients"], gradients, strict=True):
+            assert (a - b).abs().max() <= 1e-6 * max(1.0, float(scale))
+
+
+def test_both_processes_hold_the_same_and_resume_bit_for_bit(left_behind):
+    (unbroken, resumed), (other, _) = left_behind["resumed-0"]["weights"], left_behind["resumed-1"]["weights"]
+    assert len(left_behind["resumed-0"]["metrics"]) == 2
+    for a, b, c in zip(unbroken, resumed, other, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(generator, redness, prompts, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(ValueError, match="batch_size is 4, which 3 processes cannot share"):
+        Trainer(generator, redness, prompts, TrainingConfig(rank=4, batch_size=4))
