@@ -1,0 +1,71 @@
+"""Micro-batches, checkpointed activations, bf16 and what is said when memory runs out."""
+
+import pytest
+import torch
+
+from hypernoise_core import Trainer, TrainingConfig, load_generator
+from hypernoise_core.training import OutOfMemoryError, StepDone
+from hypernoise_core.training.memory import out_of_memory_advice
+
+SMALL = dict(rank=4, alpha=8, batch_size=4, max_steps=2, warmup_steps=0, lr=1e-3, diagnostics_every=0)
+
+
+def trainer(generator, reward, prompts, **changes):
+    return Trainer(generator, reward, prompts, TrainingConfig(**{**SMALL, **changes}))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_micro_batches_change_no_gradient(generator, redness, prompts, size):
+    whole, parts = (
+        trainer(generator, redness, prompts, micro_batch_size=m, optimizer="sgd", momentum=0.0) for m in (None, size)
+    )
+    for a, b in zip(whole.events(), parts.events(), strict=True):
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-4, abs=1e-7)
+    for p, q in zip(whole.parameters, parts.parameters, strict=True):
+        assert torch.allclose(p.grad, q.grad, atol=1e-6)
+
+
+def test_memory_that_runs_out_gives_advice_and_leaves_the_trainer_whole(generator, redness, prompts, monkeypatch):
+    t, other = (trainer(generator, redness, prompts) for _ in range(2))
+
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t.reward, "scores", full)
+        with pytest.raises(
+            OutOfMemoryError, match=r"2\.00 GiB.*\(1\) gradient checkpointing on.*\(2\) micro_batch_size 4 -> 2"
+        ):
+            next(t.events())
+    assert [repr(e) for e in t.events()] == [repr(e) for e in other.events()]
+
+
+def test_advice_is_three_settings_with_their_values():
+    config = TrainingConfig(gradient_checkpointing=True, micro_batch_size=1, height=1024, width=768, batch_size=8)
+    lines = out_of_memory_advice(config)
+    assert len(lines) == 3
+    assert "adamw -> sgd" in lines[0]
+    assert "rank 128 -> 64" in lines[1]
+    assert "height 1024 -> 768 and width 768 -> 576" in lines[2]
+    assert "micro_batch_size 4 -> 2" in out_of_memory_advice(TrainingConfig(batch_size=8), processes=2)[1]
+
+
+def test_a_bf16_model_trains_float32_weights(redness, prompts):
+    t = trainer(load_generator("embedded", dtype=torch.bfloat16), redness, prompts, ema_decay=0.9)
+    events = list(t.events())
+    assert all(isinstance(event, StepDone) for event in events)
+    assert t.generator.denoiser.dtype == torch.bfloat16
+    state = [v for own in t.optimizer.state.values() for v in own.values()]
+    for tensor in (*t.parameters, *t.average, *state):
+        assert tensor.dtype == torch.float32
+    assert any(parameter.grad.abs().max() > 0 for parameter in t.parameters)
+
+
+def test_8_bit_adam_names_its_extra(generator, redness, prompts):
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"\[8bit\]"):
+            trainer(generator, redness, prompts, optimizer="adamw8bit")
+    else:
+        pytest.skip("bitsandbytes is here; it needs a GPU to be tested")
