@@ -5,14 +5,14 @@ Our files hold diffusers' names. ComfyUI keeps the layers of the original releas
 Everything here is pure: names and tensors in, names and tensors out, and neither model is needed.
 
 A LoRA is a dict of `<layer>.lora_A.weight` [r, in, …] and `<layer>.lora_B.weight` [out, r, …] without a prefix. Fusing
-and splitting change ranks layer by layer (three LoRAs of rank r fuse into one of rank 3r); the scale alpha / rank is one
-number for the whole adapter and stays as it is.
+and splitting change ranks layer by layer (three LoRAs of rank r make one of rank 3r); the scale alpha / rank is one
+number for the whole adapter and stays.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,22 +46,30 @@ FLUX_ENDS = {
     "final_layer.adaLN_modulation.1": "norm_out.linear",
     "final_layer.linear": "proj_out",
 }
-FLUX_DOUBLE = {
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-}
-FLUX_SINGLE = {
-    "modulation.lin": ("norm.linear",),
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
+FLUX_BLOCKS = {
+    "double_blocks": (
+        "transformer_blocks",
+        {
+            "img_mod.lin": ("norm1.linear",),
+            "txt_mod.lin": ("norm1_context.linear",),
+            "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+            "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+            "img_attn.proj": ("attn.to_out.0",),
+            "txt_attn.proj": ("attn.to_add_out",),
+            "img_mlp.0": ("ff.net.0.proj",),
+            "img_mlp.2": ("ff.net.2",),
+            "txt_mlp.0": ("ff_context.net.0.proj",),
+            "txt_mlp.2": ("ff_context.net.2",),
+        },
+    ),
+    "single_blocks": (
+        "single_transformer_blocks",
+        {
+            "modulation.lin": ("norm.linear",),
+            "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+            "linear2": ("proj_out",),
+        },
+    ),
 }
 SWAPPED = "final_layer.adaLN_modulation.1"
 """FLUX gives shift then scale here, diffusers scale then shift: the halves of the outputs change places."""
@@ -138,51 +146,62 @@ def key_map(names: Iterable[str]) -> KeyMap:
     """
     names = sorted(set(names))
     firsts = {name.split(".", 1)[0] for name in names}
-    try:
-        if "input_blocks" in firsts:
-            return KeyMap(_unet_from_comfy(names), comfy=True)
-        if "down_blocks" in firsts:
-            return KeyMap(_unet_from_diffusers(names), comfy=False)
-        if firsts & {"double_blocks", "single_blocks"}:
-            flux = _flux(_count(names, "double_blocks"), _count(names, "single_blocks"))
-            return KeyMap(_select(flux, names), comfy=True)
-        if "single_transformer_blocks" in firsts:
-            flux = _flux(_count(names, "transformer_blocks"), _count(names, "single_transformer_blocks"))
-            comfy_names = {part: name for name, parts in flux.items() for part in parts}
-            return KeyMap(_select(flux, [comfy_names[name] for name in names]), comfy=False)
-    except KeyError as error:
-        raise ValueError(f"layer {error} has no known counterpart between diffusers and ComfyUI") from error
+    if "input_blocks" in firsts:
+        resnets = _resnets_of_comfy(names)
+        return KeyMap(_translated(names, lambda name: (_unet_to_diffusers(name, resnets),)), comfy=True)
+    if firsts & {"double_blocks", "single_blocks"}:
+        return KeyMap(_translated(names, _flux_to_diffusers), comfy=True)
+    if "down_blocks" in firsts:
+        resnets = _numbers(names, r"down_blocks\.0\.resnets\.(\d+)\.")
+        attentions = _numbers(names, r"up_blocks\.(\d+)\.attentions\.")
+        comfy_names = _translated(names, lambda name: _unet_to_comfy(name, len(resnets), attentions))
+        return KeyMap({comfy_name: (name,) for name, comfy_name in comfy_names.items()}, comfy=False)
+    if "single_transformer_blocks" in firsts:
+        comfy_names = sorted(set(_translated(names, _flux_to_comfy).values()))
+        return KeyMap(_translated(comfy_names, _flux_to_diffusers), comfy=False)
     return KeyMap({name: (name,) for name in names}, comfy=False)
 
 
-def _select(layers: dict[str, tuple[str, ...]], names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    return {name: layers[name] for name in names}
+def _translated(names: Iterable[str], translate: Callable) -> dict:
+    """Each name to its translation."""
+    result = {}
+    for name in names:
+        try:
+            result[name] = translate(name)
+        except (KeyError, ValueError, StopIteration) as error:
+            raise ValueError(f"layer {name} has no known counterpart between diffusers and ComfyUI") from error
+    return result
 
 
-def _flux(double_blocks: int, single_blocks: int) -> dict[str, tuple[str, ...]]:
-    """All layers of a FLUX with that many blocks."""
-    layers = {name: (part,) for name, part in FLUX_ENDS.items()}
-    for comfy, diffusers, count, table in (
-        ("double_blocks", "transformer_blocks", double_blocks, FLUX_DOUBLE),
-        ("single_blocks", "single_transformer_blocks", single_blocks, FLUX_SINGLE),
-    ):
-        for i in range(count):
-            for name, parts in table.items():
-                layers[f"{comfy}.{i}.{name}"] = tuple(f"{diffusers}.{i}.{part}" for part in parts)
-    return layers
+def _numbers(names: Iterable[str], pattern: str) -> set[int]:
+    """What the pattern's group matches at the beginning of names."""
+    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
 
 
-def _count(names: Iterable[str], prefix: str) -> int:
-    """How many numbers follow a prefix: 3 for `prefix.0.…` to `prefix.2.…`."""
-    numbers = [int(match[1]) for name in names if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))]
-    return max(numbers, default=-1) + 1
+def _flux_to_diffusers(name: str) -> tuple[str, ...]:
+    if name in FLUX_ENDS:
+        return (FLUX_ENDS[name],)
+    side, number, rest = name.split(".", 2)
+    blocks, table = FLUX_BLOCKS[side]
+    return tuple(f"{blocks}.{number}.{part}" for part in table[rest])
 
 
-def _unet_from_comfy(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    downsamplers = [name for name in names if name.endswith(".0.op")]
-    blocks = min(int(name.split(".")[1]) for name in downsamplers) if downsamplers else _count(names, "input_blocks")
-    resnets = blocks - 1  # of a down block; block 0 is conv_in
-    return {name: (_unet_to_diffusers(name, resnets),) for name in names}
+def _flux_to_comfy(name: str) -> str:
+    if name in FLUX_ENDS.values():
+        return _key_of(name, FLUX_ENDS)
+    blocks, number, rest = name.split(".", 2)
+    side, table = next((side, table) for side, (ours, table) in FLUX_BLOCKS.items() if ours == blocks)
+    return f"{side}.{number}.{next(key for key, parts in table.items() if rest in parts)}"
+
+
+def _key_of(value: str, table: dict[str, str]) -> str:
+    return next(key for key, found in table.items() if found == value)
+
+
+def _resnets_of_comfy(names: Sequence[str]) -> int:
+    """Resnets in each down block: block 0 is conv_in, then resnets up to the first downsampler."""
+    downsamplers = _numbers(names, r"input_blocks\.(\d+)\.0\.op$")
+    return (min(downsamplers) if downsamplers else len(_numbers(names, r"input_blocks\.(\d+)\."))) - 1
 
 
 def _unet_to_diffusers(name: str, resnets: int) -> str:
@@ -190,43 +209,35 @@ def _unet_to_diffusers(name: str, resnets: int) -> str:
         return UNET_ENDS[name]
     side, number, rest = name.split(".", 2)
     if side == "middle_block":
-        return (
-            f"mid_block.attentions.0.{rest}"
-            if number == "1"
-            else f"mid_block.resnets.{int(number) // 2}." + (UNET_RESNET[rest])
-        )
+        if number == "1":
+            return f"mid_block.attentions.0.{rest}"
+        return f"mid_block.resnets.{int(number) // 2}.{UNET_RESNET[rest]}"
     part, rest = rest.split(".", 1)
     block, layer = divmod(int(number) - (side == "input_blocks"), resnets + 1)
-    up_or_down = {"input_blocks": "down", "output_blocks": "up"}[side]
+    direction = {"input_blocks": "down", "output_blocks": "up"}[side]
     if rest in ("op", "conv"):
-        return f"{up_or_down}_blocks.{block}.{up_or_down}samplers.0.conv"
+        return f"{direction}_blocks.{block}.{direction}samplers.0.conv"
     kind = f"resnets.{layer}.{UNET_RESNET[rest]}" if part == "0" else f"attentions.{layer}.{rest}"
-    return f"{up_or_down}_blocks.{block}.{kind}"
+    return f"{direction}_blocks.{block}.{kind}"
 
 
-def _unet_from_diffusers(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    resnets = _count(names, "down_blocks.0.resnets")
-    with_attention = {name.split(".")[1] for name in names if re.match(r"up_blocks\.\d+\.attentions\.", name)}
-    return {_unet_to_comfy(name, resnets, with_attention): (name,) for name in names}
-
-
-def _unet_to_comfy(name: str, resnets: int, with_attention: set[str]) -> str:
-    ends = {value: key for key, value in UNET_ENDS.items()}
-    if name in ends:
-        return ends[name]
-    resnet = {value: key for key, value in UNET_RESNET.items()}
-    side, *words = name.split(".")
+def _unet_to_comfy(name: str, resnets: int, with_attention: set[int]) -> str:
+    if name in UNET_ENDS.values():
+        return _key_of(name, UNET_ENDS)
+    side, rest = name.split(".", 1)
     if side == "mid_block":
-        kind, layer, rest = words[0], words[1], ".".join(words[2:])
-        return f"middle_block.1.{rest}" if kind == "attentions" else f"middle_block.{2 * int(layer)}.{resnet[rest]}"
-    block, kind, layer, rest = words[0], words[1], int(words[2]), ".".join(words[3:])
+        kind, layer, rest = rest.split(".", 2)
+        if kind == "attentions":
+            return f"middle_block.1.{rest}"
+        return f"middle_block.{2 * int(layer)}.{_key_of(rest, UNET_RESNET)}"
+    block, kind, layer, rest = rest.split(".", 3)
     first = int(block) * (resnets + 1)
     if kind == "downsamplers":
         return f"input_blocks.{first + resnets + 1}.0.op"
     if kind == "upsamplers":
-        return f"output_blocks.{first + resnets}.{2 if block in with_attention else 1}.conv"
-    number = f"input_blocks.{1 + first + layer}" if side == "down_blocks" else f"output_blocks.{first + layer}"
-    return f"{number}.0.{resnet[rest]}" if kind == "resnets" else f"{number}.1.{rest}"
+        return f"output_blocks.{first + resnets}.{2 if int(block) in with_attention else 1}.conv"
+    place = f"input_blocks.{1 + first + int(layer)}" if side == "down_blocks" else f"output_blocks.{first + int(layer)}"
+    return f"{place}.0.{_key_of(rest, UNET_RESNET)}" if kind == "resnets" else f"{place}.1.{rest}"
 
 
 def _pairs(weights: dict[str, Tensor], known: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -257,9 +268,9 @@ def _fuse(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """One LoRA with the outputs of several on the same input, stacked: A's stacked, B's on a block diagonal. What
     `_split` made out of one LoRA becomes that one again."""
     first = pairs[0][0]
-    if (len(pairs) > 1 and any(t.dim() != 2 for pair in pairs for t in pair)) or len(
-        {a.shape[1] for a, _ in pairs}
-    ) > 1:
+    if len(pairs) == 1:
+        return pairs[0]
+    if any(t.dim() != 2 for pair in pairs for t in pair) or any(a.shape[1] != first.shape[1] for a, _ in pairs):
         raise ValueError("LoRAs of linear layers on the same input were expected, to be fused into one")
     if all(torch.equal(a, first) for a, _ in pairs[1:]):
         return first, torch.cat([b for _, b in pairs])

@@ -64,9 +64,10 @@ def test_unet_names_are_those_of_diffusers_own_converter(config):
     keys = key_map(shapes)
     assert not keys.comfy
     tensors = [f"{name}.{kind}" for name in shapes for kind in ("weight", "bias")]
-    original = {
-        f"model.diffusion_model.{keys.comfy_name(t.rsplit('.', 1)[0])}.{t.rsplit('.', 1)[1]}": t for t in tensors
-    }
+    original = {}
+    for tensor in tensors:
+        name, kind = tensor.rsplit(".", 1)
+        original[f"model.diffusion_model.{keys.comfy_name(name)}.{kind}"] = tensor
     assert len(original) == len(tensors)
     assert convert_ldm_unet_checkpoint(original, full_config) == {tensor: tensor for tensor in tensors}
     assert key_map(keys.layers).layers == keys.layers
