@@ -4,7 +4,7 @@ The generator's own modules are never touched: no toggling of adapters, no mergi
 """
 
 import copy
-from collections.abc import Iterable
+import re
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -52,9 +52,31 @@ def target_names(denoiser: nn.Module) -> list[str]:
     return [name for name, module in denoiser.named_modules() if isinstance(module, TARGETS)]
 
 
-def add_lora(denoiser: nn.Module, rank: int, alpha: float, names: Iterable[str]) -> None:
-    """Inject a LoRA in place into the named layers: A Gaussian, B zero, both float32."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names), init_lora_weights="gaussian")
+def lora_config(ranks: dict[str, int], scale: float, rank: int) -> LoraConfig:
+    """peft's description of a LoRA with these ranks by layer, whose update is `scale` times B A everywhere. `rank` is
+    the one that most layers have."""
+    others = {f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank}  # ^: this very layer
+    return LoraConfig(
+        r=rank,
+        lora_alpha=scale * rank,
+        rank_pattern=others,
+        alpha_pattern={name: scale * r for name, r in others.items()},
+        target_modules=list(ranks),
+        init_lora_weights="gaussian",
+    )
+
+
+def lora_shapes(layer: nn.Linear | nn.Conv2d, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of A and B on a layer."""
+    if isinstance(layer, nn.Linear):
+        return (rank, layer.in_features), (layer.out_features, rank)
+    return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
+
+
+def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int) -> None:
+    """Inject a LoRA in place into the layers that `ranks` names: A Gaussian, B zero, both float32."""
+    config = lora_config(ranks, scale, rank)
+    config.target_modules = "|".join(map(re.escape, ranks))  # a list would also match by the end of a name
     config._register_custom_module({nn.Conv2d: _DenseConv2d})
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():
