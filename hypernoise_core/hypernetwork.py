@@ -187,7 +187,7 @@ def find_last_layer(generator: Generator) -> str:
         if isinstance(module, TARGETS)
     ]
     try:
-        side = 2 * generator.latent_scale
+        side = 2 * generator.size_multiple
         generator.first_call(generator.denoiser, generator.noise(1, side, side), generator.encode([""]))
     finally:
         for hook in hooks:
