@@ -103,6 +103,10 @@ class DenoiserLora:
             if found != expected:
                 what = f"{name} has A {found[0]} and B {found[1]}, expected {expected or 'no such layer'}"
                 raise ValueError(f"{_misfit(path, info, generator)}: {what}")
+        if last_layer and last_layer not in ranks:
+            raise ValueError(
+                f"{path} has no weights for {last_layer!r}, which it says is the last layer: train it again"
+            )
         lora = cls._from_file(generator, info, ranks, last_layer)
         lora.training = info.training
         load_lora_(lora.network, weights)
@@ -114,7 +118,7 @@ class DenoiserLora:
 
 
 def _misfit(path: str | Path, info: AdapterInfo, generator: Generator) -> str:
-    made_for = f"was made for {info.generator} ({info.family or 'family unknown'}) and " if info.generator else ""
+    made_for = f"was made for {info.generator[:100]} ({info.family or 'family unknown'}) and " if info.generator else ""
     return f"{path} {made_for}does not fit {generator.name} ({generator.family}): load it with its own model"
 
 
