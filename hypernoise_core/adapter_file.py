@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .comfy_keys import A, B, key_map
 from .files import replacing
-from .lora import lora_config, target_names
+from .layers import lora_settings, target_names, weight_shape
 from .peft_config import apply_config
 from .tensor_file import read_tensors
 
@@ -69,7 +69,7 @@ def denoiser_fingerprint(denoiser: nn.Module) -> str:
     """A hash of the diffusers names and the shapes of the layers that a LoRA adapts: equal where an adapter fits, in
     diffusers and in ComfyUI."""
     modules = dict(denoiser.named_modules())
-    shapes = {name: tuple(modules[name].weight.shape) for name in target_names(denoiser)}
+    shapes = {name: weight_shape(modules[name]) for name in target_names(denoiser)}
     keys = key_map(shapes)
     shapes = keys.diffusers_shapes(shapes) if keys.comfy else shapes
     lines = [f"{name} {shape}" for name, shape in sorted(shapes.items())]
@@ -125,9 +125,7 @@ def _header(info: AdapterInfo, weights: dict[str, Tensor], title: str) -> dict[s
 
 def _peft_config(weights: dict[str, Tensor], info: AdapterInfo) -> dict:
     ranks = {name.removeprefix(PEFT_PREFIX): rank for name, rank in layer_ranks(weights).items()}
-    config = lora_config(ranks, info.alpha / info.rank, info.rank)
-    names = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
-    return {**{name: getattr(config, name) for name in names}, "target_modules": sorted(ranks)}
+    return {**lora_settings(ranks, info.alpha / info.rank, info.rank), "target_modules": sorted(ranks)}
 
 
 def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:

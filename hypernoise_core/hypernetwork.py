@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
+from .adapter_fit import fit_adapter, misfit
 from .batch import TensorBatch
-from .comfy_keys import A, B, key_map
+from .comfy_keys import key_map
 from .generators.base import Generator
-from .lora import TARGETS, add_lora, load_lora_, lora_parameters, lora_shapes, shared_clone, target_names
+from .layers import TARGETS, target_names
+from .lora import add_lora, load_lora_, lora_parameters, shared_clone
 
 
 class DenoiserLora:
@@ -84,30 +86,12 @@ class DenoiserLora:
         weights, info = read_adapter(path)
         if info.kind not in ("", cls.kind):
             raise ValueError(f"{path} is a LoRA of kind {info.kind!r}, not {cls.kind!r}: give one trained that way")
-        denoiser = generator.denoiser
-        if info.denoiser_sha256 not in ("", denoiser_fingerprint(denoiser)):
-            raise ValueError(_misfit(path, info, generator))
-        layers = {name: m for name, m in denoiser.named_modules() if isinstance(m, TARGETS)}
-        keys = key_map(layers)
-        if info.layers is None and len(layer_ranks(weights)) < sum(map(len, keys.layers.values())):
-            raise ValueError(f"{path} is damaged: it has weights for {len(layer_ranks(weights))} layers only")
         try:
-            weights = keys.to_comfy(weights) if keys.comfy else weights
-            last_layer = keys.comfy_name(info.last_layer) if keys.comfy and info.last_layer else info.last_layer
-        except (ValueError, StopIteration) as error:
-            raise ValueError(f"{_misfit(path, info, generator)}: {error}") from error
-        ranks = layer_ranks(weights)
-        for name, rank in ranks.items():
-            expected = lora_shapes(layers[name], rank) if name in layers else None
-            found = tuple(tuple(weights[f"{name}.{half}"].shape) for half in (A, B))
-            if found != expected:
-                what = f"{name} has A {found[0]} and B {found[1]}, expected {expected or 'no such layer'}"
-                raise ValueError(f"{_misfit(path, info, generator)}: {what}")
-        if last_layer and last_layer not in ranks:
-            raise ValueError(
-                f"{path} has no weights for {last_layer!r}, which it says is the last layer: train it again"
-            )
-        lora = cls._from_file(generator, info, ranks, last_layer)
+            weights, last_layer = fit_adapter(generator.denoiser, weights, info)
+        except ValueError as error:
+            model = f"{generator.name} ({generator.family})"
+            raise ValueError(misfit(str(path), info, model, error)) from error
+        lora = cls._from_file(generator, info, layer_ranks(weights), last_layer)
         lora.training = info.training
         load_lora_(lora.network, weights)
         return lora
@@ -115,11 +99,6 @@ class DenoiserLora:
     @classmethod
     def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str):
         return cls(generator, info.rank, info.alpha, ranks)
-
-
-def _misfit(path: str | Path, info: AdapterInfo, generator: Generator) -> str:
-    made_for = f"was made for {info.generator[:100]} ({info.family or 'family unknown'}) and " if info.generator else ""
-    return f"{path} {made_for}does not fit {generator.name} ({generator.family}): load it with its own model"
 
 
 class NoiseHypernetwork(DenoiserLora):

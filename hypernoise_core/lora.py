@@ -12,8 +12,7 @@ from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-TARGETS = (nn.Linear, nn.Conv2d)
-"""Every layer of these kinds carries a LoRA, as in the reference implementation."""
+from .layers import lora_settings
 
 ADAPTER = "hypernoise"
 
@@ -47,36 +46,13 @@ def shared_clone(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in shared})
 
 
-def target_names(denoiser: nn.Module) -> list[str]:
-    """The layers of a denoiser that a LoRA adapts."""
-    return [name for name, module in denoiser.named_modules() if isinstance(module, TARGETS)]
-
-
-def lora_config(ranks: dict[str, int], scale: float, rank: int) -> LoraConfig:
-    """peft's description of a LoRA with these ranks by layer, whose update is `scale` times B A everywhere. `rank` is
-    the one that most layers have."""
-    others = {f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank}  # ^: this very layer
-    return LoraConfig(
-        r=rank,
-        lora_alpha=scale * rank,
-        rank_pattern=others,
-        alpha_pattern={name: scale * r for name, r in others.items()},
-        target_modules=list(ranks),
-        init_lora_weights="gaussian",
-    )
-
-
-def lora_shapes(layer: nn.Linear | nn.Conv2d, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of A and B on a layer."""
-    if isinstance(layer, nn.Linear):
-        return (rank, layer.in_features), (layer.out_features, rank)
-    return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
-
-
 def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int) -> None:
     """Inject a LoRA in place into the layers that `ranks` names: A Gaussian, B zero, both float32."""
-    config = lora_config(ranks, scale, rank)
-    config.target_modules = "|".join(map(re.escape, ranks))  # a list would also match by the end of a name
+    config = LoraConfig(
+        **lora_settings(ranks, scale, rank),
+        target_modules="|".join(map(re.escape, ranks)),  # a list would also match by the end of a name
+        init_lora_weights="gaussian",
+    )
     config._register_custom_module({nn.Conv2d: _DenseConv2d})
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():

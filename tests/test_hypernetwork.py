@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
 from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.hypernetwork import find_last_layer
-from hypernoise_core.lora import lora_parameters, target_names
+from hypernoise_core.layers import target_names
+from hypernoise_core.lora import lora_parameters
 
 
 def test_exactly_zero_when_made(generator, prompts):
