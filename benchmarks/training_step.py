@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hypernoise_core import Trainer, TrainingConfig, load_generator
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
-from hypernoise_core.lora import ADAPTER, add_lora, lora_parameters, shared_clone, target_names
+from hypernoise_core.layers import target_names
+from hypernoise_core.lora import ADAPTER, add_lora, lora_parameters, shared_clone
 from hypernoise_core.rewards import parse_rewards
 from hypernoise_core.training.order import PromptOrder
 
@@ -32,7 +33,8 @@ class ReferenceStep:
     def __init__(self, generator, reward, prompts: list[str], trainer: Trainer):
         self.generator, self.reward, self.prompts, self.config = generator, reward, prompts, trainer.config
         self.denoiser = shared_clone(generator.denoiser)
-        add_lora(self.denoiser, self.config.rank, self.config.alpha, target_names(generator.denoiser))
+        rank, names = self.config.rank, target_names(generator.denoiser)
+        add_lora(self.denoiser, dict.fromkeys(names, rank), self.config.alpha / rank, rank)
         self.lora = lora_parameters(self.denoiser)
         self.last = self.denoiser.get_submodule(trainer.adapter.last_layer)
         with torch.no_grad():

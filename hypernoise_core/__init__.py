@@ -1,25 +1,31 @@
-"""Noise hypernetworks for few-step text-to-image models (Eyring et al. 2025, arXiv 2508.09968)."""
+"""Noise hypernetworks for few-step text-to-image models (Eyring et al. 2025, arXiv 2508.09968).
 
-from .batch import TensorBatch
-from .generators import Generator, load_generator
-from .hypernetwork import FineTunedDenoiser, NoiseHypernetwork
-from .rewards import Reward, RewardEnsemble, load_reward
-from .search import best_of_n, reno
-from .training import Trainer, TrainingConfig
+Names are imported when first used: loading and running an adapter inside ComfyUI needs neither diffusers nor peft.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "FineTunedDenoiser",
-    "Generator",
-    "NoiseHypernetwork",
-    "Reward",
-    "RewardEnsemble",
-    "TensorBatch",
-    "Trainer",
-    "TrainingConfig",
-    "best_of_n",
-    "load_generator",
-    "load_reward",
-    "reno",
-]
+_HOMES = {
+    "FineTunedDenoiser": ".hypernetwork",
+    "Generator": ".generators",
+    "NoiseHypernetwork": ".hypernetwork",
+    "Reward": ".rewards",
+    "RewardEnsemble": ".rewards",
+    "TensorBatch": ".batch",
+    "Trainer": ".training",
+    "TrainingConfig": ".training",
+    "best_of_n": ".search",
+    "load_generator": ".generators",
+    "load_reward": ".rewards",
+    "reno": ".search",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -8,26 +8,39 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .adapter_file import AdapterInfo, denoiser_fingerprint, read_adapter, write_adapter
+from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
+from .adapter_fit import fit_adapter, misfit
 from .batch import TensorBatch
+from .comfy_keys import key_map
 from .generators.base import Generator
-from .lora import TARGETS, add_lora, load_lora_, lora_parameters, shared_clone, target_names
+from .layers import TARGETS, target_names
+from .lora import add_lora, load_lora_, lora_parameters, shared_clone
 
 
 class DenoiserLora:
-    """A LoRA on a weight-sharing clone of a generator's denoiser, and its file."""
+    """A LoRA on a weight-sharing clone of a generator's denoiser, and its file.
+
+    Args:
+        generator: the frozen model.
+        rank: of every LoRA factor.
+        alpha: LoRA scale, `alpha / rank` times B A.
+        ranks: of each adapted layer where they are not all of them or not all `rank`; the scale stays `alpha / rank`.
+    """
 
     kind: str
 
-    def __init__(self, generator: Generator, rank: int = 128, alpha: float = 256.0):
+    def __init__(
+        self, generator: Generator, rank: int = 128, alpha: float = 256.0, ranks: dict[str, int] | None = None
+    ):
         if rank < 1:
             raise ValueError(f"rank is {rank}; a LoRA needs at least 1")
         self.generator, self.rank, self.alpha = generator, rank, float(alpha)
+        self.ranks = ranks or dict.fromkeys(target_names(generator.denoiser), rank)
         self.network = shared_clone(generator.denoiser)
         self.last_layer = ""
         self.training: dict[str, str] = {}
         self._prepare()
-        add_lora(self.network, rank, self.alpha, target_names(generator.denoiser))
+        add_lora(self.network, self.ranks, self.alpha / self.rank, self.rank)
 
     def _prepare(self) -> None:
         """What is done to the clone before the LoRA goes in."""
@@ -37,54 +50,55 @@ class DenoiserLora:
         return iter(lora_parameters(self.network).values())
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The LoRA's weights under the names that the denoiser's layers have."""
         return {name: parameter.detach() for name, parameter in lora_parameters(self.network).items()}
 
-    def save(self, path: str | Path, weights: dict[str, Tensor] | None = None, **training) -> None:
-        """Write a HyperNoise LoRA file. `weights` replaces the present ones (their moving average, say); `training`
-        goes into the header as `hypernoise.*`."""
-        info = AdapterInfo(
+    def save(self, path: str | Path, **training) -> None:
+        """Write a HyperNoise LoRA file, under diffusers' names whatever the denoiser's; `training` goes into the header
+        as `hypernoise.*`."""
+        write_adapter(path, *self.exported(**training))
+
+    def exported(self, **training) -> tuple[dict[str, Tensor], AdapterInfo]:
+        """What a file of it holds."""
+        names = target_names(self.generator.denoiser)
+        keys = key_map(names)
+        weights = keys.to_diffusers(self.state_dict()) if keys.comfy else self.state_dict()
+        return weights, AdapterInfo(
             kind=self.kind,
             generator=self.generator.name,
             family=self.generator.family,
             denoiser_sha256=denoiser_fingerprint(self.generator.denoiser),
             rank=self.rank,
             alpha=self.alpha,
-            last_layer=self.last_layer,
+            last_layer=keys.diffusers_name(self.last_layer) if keys.comfy and self.last_layer else self.last_layer,
+            layers=None if len(self.ranks) == len(names) else len(layer_ranks(weights)),
             training={**self.training, **{key: str(value) for key, value in training.items()}},
         )
-        write_adapter(path, weights or self.state_dict(), info)
 
     @classmethod
     def load(cls, generator: Generator, path: str | Path):
-        """Read a HyperNoise LoRA file for `generator`.
+        """Read an adapter for `generator`, from anything that `read_adapter` takes. The denoiser may have diffusers'
+        layer names or ComfyUI's.
 
         Raises:
             ValueError: the file is damaged, of the other kind, or made for a model of another shape.
         """
         weights, info = read_adapter(path)
-        if info.kind != cls.kind:
+        if info.kind not in ("", cls.kind):
             raise ValueError(f"{path} is a LoRA of kind {info.kind!r}, not {cls.kind!r}: give one trained that way")
-        if info.denoiser_sha256 != denoiser_fingerprint(generator.denoiser):
-            raise ValueError(
-                f"{path} was made for {info.generator} ({info.family}) and does not fit {generator.name} "
-                f"({generator.family}): load it with its own model"
-            )
-        lora = cls._from_info(generator, info)
+        try:
+            weights, last_layer = fit_adapter(generator.denoiser, weights, info)
+        except ValueError as error:
+            model = f"{generator.name} ({generator.family})"
+            raise ValueError(misfit(str(path), info, model, error)) from error
+        lora = cls._from_file(generator, info, layer_ranks(weights), last_layer)
         lora.training = info.training
-        expected = {name: tuple(p.shape) for name, p in lora_parameters(lora.network).items()}
-        found = {name: tuple(w.shape) for name, w in weights.items()}
-        if wrong := sorted(set(expected.items()) ^ set(found.items())):
-            name = wrong[0][0]
-            got, want = found.get(name, "no weights"), expected.get(name, "none")
-            raise ValueError(f"{path} is damaged: {name} has {got}, expected {want}")
-        if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-            raise ValueError(f"{path} holds values that are not finite, first in {bad[0]}: train it again")
         load_lora_(lora.network, weights)
         return lora
 
     @classmethod
-    def _from_info(cls, generator: Generator, info: AdapterInfo):
-        return cls(generator, info.rank, info.alpha)
+    def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str):
+        return cls(generator, info.rank, info.alpha, ranks)
 
 
 class NoiseHypernetwork(DenoiserLora):
@@ -95,21 +109,31 @@ class NoiseHypernetwork(DenoiserLora):
         rank: of every LoRA factor; the paper uses 128 and finds less than 16 too little.
         alpha: LoRA scale, `alpha / rank` times B A.
         last_layer: the denoiser's output layer; found by running it when not given.
+        ranks: as for every `DenoiserLora`.
     """
 
     kind = "noise"
 
-    def __init__(self, generator: Generator, rank: int = 128, alpha: float = 256.0, last_layer: str | None = None):
+    def __init__(
+        self,
+        generator: Generator,
+        rank: int = 128,
+        alpha: float = 256.0,
+        last_layer: str | None = None,
+        ranks: dict[str, int] | None = None,
+    ):
         self._given_last_layer = last_layer
-        super().__init__(generator, rank, alpha)
+        super().__init__(generator, rank, alpha, ranks)
 
     def _prepare(self) -> None:
         self.last_layer = self._given_last_layer or find_last_layer(self.generator)
         _zero_layer(self.network, self.last_layer)
+        if self.last_layer not in self.ranks:
+            raise ValueError(f"no LoRA on the last layer {self.last_layer}: it could only ever return zero")
 
     @classmethod
-    def _from_info(cls, generator: Generator, info: AdapterInfo):
-        return cls(generator, info.rank, info.alpha, info.last_layer)
+    def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str):
+        return cls(generator, info.rank, info.alpha, last_layer or None, ranks)
 
     def __call__(self, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         """The residual for unit noise `x0` [B, C, h, w]: same shape, float32."""
@@ -146,7 +170,7 @@ def find_last_layer(generator: Generator) -> str:
         if isinstance(module, TARGETS)
     ]
     try:
-        side = 2 * generator.latent_scale
+        side = 2 * generator.size_multiple
         generator.first_call(generator.denoiser, generator.noise(1, side, side), generator.encode([""]))
     finally:
         for hook in hooks:

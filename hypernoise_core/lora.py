@@ -4,7 +4,7 @@ The generator's own modules are never touched: no toggling of adapters, no mergi
 """
 
 import copy
-from collections.abc import Iterable
+import re
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -12,8 +12,7 @@ from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-TARGETS = (nn.Linear, nn.Conv2d)
-"""Every layer of these kinds carries a LoRA, as in the reference implementation."""
+from .layers import lora_settings
 
 ADAPTER = "hypernoise"
 
@@ -47,14 +46,13 @@ def shared_clone(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in shared})
 
 
-def target_names(denoiser: nn.Module) -> list[str]:
-    """The layers of a denoiser that a LoRA adapts."""
-    return [name for name, module in denoiser.named_modules() if isinstance(module, TARGETS)]
-
-
-def add_lora(denoiser: nn.Module, rank: int, alpha: float, names: Iterable[str]) -> None:
-    """Inject a LoRA in place into the named layers: A Gaussian, B zero, both float32."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names), init_lora_weights="gaussian")
+def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int) -> None:
+    """Inject a LoRA in place into the layers that `ranks` names: A Gaussian, B zero, both float32."""
+    config = LoraConfig(
+        **lora_settings(ranks, scale, rank),
+        target_modules="|".join(map(re.escape, ranks)),  # a list would also match by the end of a name
+        init_lora_weights="gaussian",
+    )
     config._register_custom_module({nn.Conv2d: _DenseConv2d})
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():

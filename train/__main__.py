@@ -2,7 +2,7 @@
 
 python -m train                                          # the embedded generator, minutes on one CPU core
 python -m train --rewards redness=100 --max_steps 100    # another reward
-python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
+python -m train --model sana --prompts prompts.txt       # the paper's settings (train/recipes), on a GPU
 python -m train --resume outputs/train-20260101-120000   # go on where a run stopped, as if it had not
 accelerate launch --num_processes 4 -m train --model sana --device cuda …   # four GPUs, the same batch size
 python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 import yaml
 
-from hypernoise_core import load_generator
 from hypernoise_core.files import replacing
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, load_trainer_state, processes
@@ -22,6 +21,7 @@ from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, 
 from .cli import option, parse, run_command
 from .config import TrainArguments, default_recipe
 from .launch import join_processes, leave_processes
+from .memory import peak_memory
 from .pictures import spread
 from .resume import CONFIG, Start, config_behind, find_start
 from .run import Run
@@ -51,7 +51,7 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     prompts, validation_prompts = _prompts(args)
     config = args.training_config(sum(prompts.sizes))
     reward = args.load_rewards().to(device)
-    generator = load_generator(args.model, device, getattr(torch, args.dtype))
+    generator = args.load_generator(device)
     trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir)
     state = start.checkpoint.load() if start.checkpoint else None
     if state:
@@ -74,6 +74,8 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     _say(f"{verb} at step {trainer.step}{early}: {run.adapter_file}")
     if not trainer.finished:
         _say(f"go on with {PROG} --resume {start.folder}")
+    if peak := peak_memory(device):
+        _say(f"most memory used on {device}: {peak / 2**30:.2f} GiB")
 
 
 def _prompts(args: TrainArguments) -> tuple[PromptMix, list[str]]:

@@ -10,6 +10,7 @@ from hypernoise_core.rewards import RewardEnsemble, load_reward, parse_rewards
 from hypernoise_core.training import TrainingConfig
 
 from .launch import Tracker
+from .model import ModelArguments
 from .prompts import TASKS, load_mix
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -17,11 +18,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(kw_only=True)
-class TrainArguments:
+class TrainArguments(ModelArguments):
     """Train a HyperNoise LoRA, or fine-tune the generator itself for comparison."""
 
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, or a short name: embedded, sana."""
+    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
+    sd-turbo, sdxl-turbo, flux."""
     task: str | None = None
     """Named prompt set: embedded (the default for that model), example-prompts, geneval, pickapic, all,
     t2i-compbench, abc-6k; give the folder with their published files by --prompts_dir."""

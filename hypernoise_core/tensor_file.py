@@ -1,0 +1,41 @@
+"""Reading tensors from files of strangers: `.safetensors`, or `.bin` by torch's restricted unpickler."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Named tensors on the CPU, and the header's metadata where the format has any. No code in the file is run.
+
+    Raises:
+        ValueError: not a whole file of its kind, or with something else than plain tensors in it.
+    """
+    if path.suffix == ".bin":
+        return _read_bin(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that this torch lacks
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken archive fails in a dozen ways
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(
+            f"{path} is no file of tensors alone ({reason}): nothing in it was run. Copy it again, or ask its author "
+            "for a .safetensors file"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+        raise ValueError(f"{path} holds no named tensors but a {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"{path} holds something else than a plain tensor: {name}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path} claims more values than it holds: {name} {tuple(tensor.shape)}")
+    return tensors
