@@ -63,6 +63,8 @@ class TrainingConfig:
     height: int | None = None
     width: int | None = None
     """Of training pictures, in pixels; the generator's own size when not given."""
+    pictures_per_prompt: int = 1
+    """Pictures of the same prompt in a batch, for rewards that compare them."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
     """Noise per optimizer step: `inf` fresh for every picture, `batch` one fresh noise for all pictures of the step,
     `multi` the same batch of noises every step, `one` the same single noise for ever."""
@@ -79,7 +81,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         positive = ("rank", "alpha", "temperature", "lr", "grad_clip", "batch_size", "accumulation_steps", "max_steps")
-        for name in (*positive, "steps", "max_skipped"):
+        for name in (*positive, "steps", "max_skipped", "pictures_per_prompt"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("weight_decay", "warmup_steps", "warm_start_pictures", "diagnostics_every", "seed"):
@@ -89,6 +91,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < (1.0 if name != "decay_fraction" else 1.0 + 1e-9):
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
+        if self.batch_size % self.pictures_per_prompt:
+            raise ValueError(
+                f"pictures_per_prompt is {self.pictures_per_prompt}; it must divide batch_size, {self.batch_size}"
+            )
         if self.reward_grad_clip is not None and self.reward_grad_clip <= 0:
             raise ValueError(
                 f"reward_grad_clip is {self.reward_grad_clip}; it must be above 0, or null for no clipping"
@@ -107,7 +113,7 @@ class WarmStart:
 @dataclass(frozen=True)
 class StepDone:
     """An optimizer step was made. Means over its pictures, float32: `loss`, `reward` (weighted), `kl` (nats for
-    `sum`), `reward/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples) and `alignment`
+    `sum`), `reward/<name>`, `held_out/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples) and `alignment`
     (cosine between residual and reward gradient: how much of the search is amortised)."""
 
     step: int
@@ -161,6 +167,7 @@ class Trainer:
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing:
             generator.checkpoint_gradients()
+            reward.checkpoint_gradients()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.adapter: DenoiserLora = (
@@ -316,12 +323,14 @@ class Trainer:
         else:
             kl, start, denoiser = torch.zeros(len(x0), device=x0.device), x0, self.adapter.network
         images = self.generator.generate(start, conditioning, config.steps, seed=seed, denoiser=denoiser)
-        scores = self.reward.scores(images, text)
-        reward = self.reward.combine(scores)
+        reward, scores = self.reward.judge(images, text)
         loss = (kl - reward / config.temperature).mean()
         (loss / config.accumulation_steps).backward()
         metrics = {"loss": loss, "reward": reward.mean(), "kl": kl.mean()}
         metrics |= {f"reward/{name}": score.mean() for name, score in scores.items()}
+        if self.reward.held_out:
+            held_out = self.reward.scores(images, text, self.reward.held_out)
+            metrics |= {f"held_out/{name}": score.mean() for name, score in held_out.items()}
         if config.train_type == "noise":
             metrics["clipped"] = torch.tensor(self._clip.clipped_fraction, device=x0.device)
             ascent = -self._clip.gradient.float().flatten(1)
@@ -339,22 +348,18 @@ class Trainer:
         return x0.expand(config.batch_size, *x0.shape[1:])
 
     def _next_rows(self) -> list[int]:
-        while len(self._order) < self.config.batch_size:
+        each = self.config.pictures_per_prompt
+        count = self.config.batch_size // each
+        while len(self._order) < count:
             self._order += torch.randperm(len(self._conditioning), generator=self._random).tolist()
-        rows, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
-        return rows
+        rows, self._order = self._order[:count], self._order[count:]
+        return [row for row in rows for _ in range(each)]
 
     def _fault(self, passes: list["_Pass"]) -> str:
         """Which reward made a step non-finite, by its score or by its gradient in the pictures."""
         for p in passes:
-            for name in self.reward.rewards:
-                images = p.images.clone().requires_grad_()
-                score = self.reward.scores(images, p.text)[name]
-                if not score.isfinite().all():
-                    return f"reward {name!r} returned values that are not finite"
-                (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
-                if gradient is not None and not gradient.isfinite().all():
-                    return f"the gradient of reward {name!r} is not finite"
+            if fault := self.reward.fault(p.images, p.text):
+                return fault
         return "the gradient of the generator is not finite: lower lr, or use dtype float32"
 
 
