@@ -6,8 +6,10 @@ from typing import Literal
 
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.generators import SHORT_NAMES
-from hypernoise_core.rewards import RewardEnsemble, parse_rewards
+from hypernoise_core.rewards import RewardEnsemble
 from hypernoise_core.training import TrainingConfig
+
+from .rewards import RewardArguments
 
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
@@ -16,7 +18,7 @@ REFERENCE_TASKS = ("example-prompts", "geneval", "pickapic", "all")
 
 
 @dataclass(kw_only=True)
-class TrainArguments:
+class TrainArguments(RewardArguments):
     """Train a HyperNoise LoRA, or fine-tune the generator itself for comparison."""
 
     model: str = "embedded"
@@ -26,8 +28,14 @@ class TrainArguments:
     prompts: str | None = None
     """Text file with one prompt a line, instead of a task."""
     rewards: str | None = None
-    """Rewards with weights, such as `embedded` or `redness=100,my_rewards:Brightness=0.5`; your own is module:Class.
-    The --enable_* switches below add to them."""
+    """Rewards, such as `hpsv2,imagereward,clip,pickscore` (the paper's, at its weights) or
+    `redness=100,my_rewards:Brightness=0.5`; your own is module:Class. The --enable_* switches below add to them."""
+    held_out: str | None = None
+    """Rewards that are measured (held_out/… among the metrics) and never trained on: where one falls while the others
+    rise, they are being exploited."""
+    reward_normalization: Literal["none", "reference", "running"] = "none"
+    """none: rewards are added as they are. reference: minus the reference implementation's offsets. running: each is
+    standardised by what training has seen of it, so that weights compare."""
     train_type: Literal["noise", "finetune"] = "noise"
     """noise: a noise hypernetwork. finetune: a LoRA in the generator itself, which over-optimises."""
 
@@ -65,6 +73,8 @@ class TrainArguments:
     """Pictures per forward pass; reduce to 16, 8, 4 when memory runs out and raise --accumulation_steps by the same."""
     accumulation_steps: int = 1
     """Forward passes per optimizer step."""
+    pictures_per_prompt: int = 1
+    """Pictures of the same prompt in a batch; above 1 for rewards that compare them, such as diversity."""
 
     lora_rank: int = 128
     """Rank of every LoRA factor; the paper finds 64 nearly as good and less than 16 too little."""
@@ -166,7 +176,7 @@ class TrainArguments:
             if self.model != "embedded":
                 raise ValueError("no reward: pass --rewards NAME[=WEIGHT],…")
             names = ["embedded"]
-        return parse_rewards(",".join(names))
+        return self.make_rewards(",".join(names), self.held_out or "", self.reward_normalization)
 
     def training_config(self, prompt_count: int) -> TrainingConfig:
         per_step = self.batch_size * self.accumulation_steps
@@ -185,6 +195,7 @@ class TrainArguments:
             grad_clip=self.grad_clip,
             batch_size=self.batch_size,
             accumulation_steps=self.accumulation_steps,
+            pictures_per_prompt=self.pictures_per_prompt,
             max_steps=self.max_steps if self.max_steps is not None else max(1, self.epochs * prompt_count // per_step),
             warmup_steps=self.warmup_steps,
             decay_fraction=self.decay_fraction,

@@ -49,6 +49,9 @@ class LoadOptions:
     long_prompts: LongPrompts = "report"
     """Prompts beyond an encoder's window (77 tokens; 35 for ImageReward) are cut with a warning, or scored in pieces
     by `chunk`."""
+    backend: Literal["native", "package"] = "native"
+    """`package` runs the published package's own code (hpsv2, imagereward), in the environment that
+    `make reward-packages` builds."""
 
 
 def _embedded(options: LoadOptions) -> Reward:
@@ -83,30 +86,22 @@ REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
 """Name to loader."""
 
 
-def load_reward(
-    name: str,
-    weights: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-    long_prompts: LongPrompts = "report",
-    backend: Literal["native", "package"] = "native",
-) -> Reward:
+def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:
     """Load a reward by name, or your own as `module:Class`, where the module may be a Python file in this folder.
 
     Args:
-        weights, dtype, long_prompts: as in `LoadOptions`.
-        backend: `package` runs the published package's own code (hpsv2, imagereward), in the environment that
-            `make reward-packages` builds.
+        weights, options: as in `LoadOptions`.
 
     Raises:
         ValueError: an unknown name, a module or class that does not load, or weights that are not there.
     """
-    if backend == "package":
-        if name not in PACKAGES:
-            raise ValueError(f"reward {name!r} has no package behind it: backend=package is for {', '.join(PACKAGES)}")
-        return PACKAGES[name](weights)
-    options = LoadOptions(weights=weights, dtype=dtype, long_prompts=long_prompts)
+    chosen = LoadOptions(weights=weights, **options)
     if name in REWARDS:
-        return REWARDS[name](options)
+        if chosen.backend == "native":
+            return REWARDS[name](chosen)
+        if name in PACKAGES:
+            return PACKAGES[name](weights)
+        raise ValueError(f"reward {name!r} has no package behind it: backend=package is for {', '.join(PACKAGES)}")
     if ":" not in name:
         raise ValueError(f"unknown reward {name!r}: choose from {', '.join(REWARDS)}, or your own as module:Class")
     return _load_own(name)

@@ -63,7 +63,7 @@ def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
     return str(weights or hub)
 
 
-PUT_THERE = " and pass the folder it lies in as the weights (in ComfyUI: models/hypernoise_rewards)"
+PUT_THERE = " and pass the folder it lies in as the weights (--rewards_folder; in ComfyUI: models/hypernoise_rewards)"
 
 HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
 
