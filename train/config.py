@@ -132,6 +132,7 @@ class TrainArguments(RewardArguments):
     """Steps between saves of the adapter into save_dir/checkpoints; the last is save_dir/hypernoise.safetensors."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("log_every", "save_every", "threads", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

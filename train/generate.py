@@ -72,6 +72,7 @@ class GenerateArguments(RewardArguments):
     """CPU threads."""
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
         for name in ("steps", "n", "threads"):

@@ -29,6 +29,10 @@ class RewardArguments:
     rewards_batch: int | None = None
     """Pictures that a reward looks at at a time: lower it when memory runs out, the result stays the same."""
 
+    def __post_init__(self):
+        if self.rewards_batch is not None and self.rewards_batch < 1:
+            raise ValueError(f"rewards_batch is {self.rewards_batch}; it must be at least 1, or null for all at once")
+
     def make_rewards(self, names: str, held_out: str = "", normalization: str = "none") -> RewardEnsemble:
         """The weighted rewards of a line such as `hpsv2,redness=100`.
 
