@@ -7,7 +7,7 @@ python -m benchmarks.rewards --device cuda --dtype bfloat16 --batch 8 --image_si
 
 The reference's way, from its code: text is tokenised and encoded at every step, HPSv2 recomputes its activations in
 the backward pass, the other three keep theirs (its switch does nothing on a model in evaluation mode), and one backward
-pass at the end goes through all four. Weights are frozen in both. Each row is a process of its own, one after the other;
+pass at the end goes through all four. Weights are frozen in both. Each row is a process of its own, one after another;
 on a CPU the seconds are the process's own, so that other work on the machine does not count.
 """
 

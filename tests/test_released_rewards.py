@@ -1,7 +1,9 @@
 """The released rewards: loaded from files as they are published, against the originals' arithmetic."""
 
+import gc
 import shutil
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -205,6 +207,38 @@ def test_a_prompt_seen_before_costs_no_text_forward(released, monkeypatch):
     again = load_reward("pickscore", released).encode_text(["a red cross", "one more thing"])
     assert len(calls) == 1
     assert torch.equal(before["features"], again["features"].flip(0))
+
+
+def test_files_and_hub_ids_are_places_too(released, pictures, monkeypatch):
+    """The same scores as from the folder."""
+    fetched = []
+
+    def fetch(repository, file):
+        fetched.append((repository, file))
+        return str(released / file)
+
+    for name, file in FILES.items():
+        expected = PAIRS[name](released, pictures, PROMPTS)[0]
+        reward = load_reward(name, released / file)
+        assert torch.equal(reward.score(pictures, reward.encode_text(PROMPTS)), expected)
+    monkeypatch.setattr("hypernoise_core.rewards.checkpoints.hf_hub_download", fetch)
+    for weights in (None, "someone/copy"):
+        load_reward("hpsv2", weights)
+        load_reward("imagereward", weights)
+    assert fetched == [
+        ("xswu/HPSv2", "HPS_v2.1_compressed.pt"),
+        ("THUDM/ImageReward", "ImageReward.pt"),
+        ("someone/copy", "HPS_v2.1_compressed.pt"),
+        ("someone/copy", "ImageReward.pt"),
+    ]
+
+
+def test_a_backbone_is_freed_with_its_last_reward(released):
+    reward = load_reward("pickscore", released, dtype=torch.float16)
+    watched = weakref.ref(reward.backbone.model)
+    del reward
+    gc.collect()
+    assert watched() is None
 
 
 def test_rewards_from_one_place_share_a_backbone(released):
