@@ -1,15 +1,19 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
 # make test   install, lint, check the format, run the tests
+# make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
 # make embedded   train the embedded generator, its reward and its adapter again from nothing (hours)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PYTHON310 ?= python3.10
+PACKAGES := .venv-reward-packages
+PACKAGES_SITE := $(PACKAGES)/lib/python3.10/site-packages
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test format embedded clean
+.PHONY: demo test format embedded reward-packages clean
 
 demo: $(READY)
 	$(BIN)/python -m train.demo
@@ -26,8 +30,11 @@ format: $(READY)
 embedded: $(READY)
 	$(BIN)/python -m train.embedded
 
+reward-packages: $(PACKAGES)/ready
+	$(PACKAGES)/bin/python -m benchmarks.reward_packages
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(PACKAGES) outputs
 
 # torch goes first: a package that only asks for "torch" would choose its own build of it.
 $(READY): pyproject.toml requirements.txt constraints-dev.txt
@@ -35,3 +42,11 @@ $(READY): pyproject.toml requirements.txt constraints-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt --editable '.[train,dev]'
 	touch $(READY)
+
+# hpsv2's wheel lacks CLIP's vocabulary, which openai-clip has.
+$(PACKAGES)/ready: benchmarks/reward-packages.txt
+	@command -v $(PYTHON310) >/dev/null || { echo "image-reward's timm needs Python 3.10: make reward-packages PYTHON310=<its path>"; exit 2; }
+	$(PYTHON310) -m venv $(PACKAGES)
+	$(PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/reward-packages.txt
+	cp $(PACKAGES_SITE)/clip/bpe_simple_vocab_16e6.txt.gz $(PACKAGES_SITE)/hpsv2/src/open_clip/
+	touch $(PACKAGES)/ready

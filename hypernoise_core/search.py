@@ -39,6 +39,11 @@ def best_of_n(
     return best
 
 
+def ranking(scores: Tensor) -> Tensor:
+    """Indices [N] from the best of `scores` [N] to the worst; equals stay in order, what is not finite comes last."""
+    return torch.where(scores.isfinite(), scores, -torch.inf).argsort(descending=True, stable=True)
+
+
 def reno(
     generator: Generator,
     reward: Reward,

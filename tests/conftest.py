@@ -69,3 +69,59 @@ def scene_for(prompt, rng):
             if dx * ux + dy * uy < 0.6 * np.hypot(dx, dy):
                 continue
         return Scene(tuple(things), random_background(rng))
+
+
+WORDS = ["a", "red", "blue", "square", "cross", "two", "crosses", "and", "photo", "of", "one", "more", "thing"]
+
+
+def tiny_tokenizer(folder, first, last, pad, length):
+    """A tokenizer of a few words, saved: `first` and `last` frame every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = [pad, "<unk>", *WORDS, first, last]  # the last has the largest id, as in CLIP's
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(special))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    frame = [(first, vocabulary[first]), (last, vocabulary[last])]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=frame)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=first,
+        eos_token=last,
+        pad_token=pad,
+        unk_token="<unk>",
+        model_max_length=length,
+    ).save_pretrained(folder)
+    return vocabulary
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """A folder as a person fills it, with every released reward at a size of two layers."""
+    from original_rewards import TINY_BLIP, TINY_H, imagereward_state, openclip_state, random_head
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = tmp_path_factory.mktemp("hypernoise_rewards")
+    for seed, name in enumerate(("CLIP-ViT-H-14-laion2B-s32B-b79K", "PickScore_v1", "clip-vit-large-patch14")):
+        vocabulary = tiny_tokenizer(folder / name, "<start>", "<end>", "<pad>", 77)
+        tower = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+        ids = {"bos_token_id": vocabulary["<start>"], "eos_token_id": vocabulary["<end>"], "pad_token_id": 0}
+        config = CLIPConfig(
+            projection_dim=24,
+            text_config=tower | ids | {"hidden_size": 64, "vocab_size": len(vocabulary)},
+            vision_config=tower | {"hidden_size": 64, "image_size": 32, "patch_size": 8},
+        )
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        model.save_pretrained(folder / name)
+    torch.save(
+        {"epoch": 1, "state_dict": openclip_state(**TINY_H, words=len(vocabulary))}, folder / "HPS_v2.1_compressed.pt"
+    )
+    torch.save(imagereward_state(**TINY_BLIP), folder / "ImageReward.pt")
+    torch.save(random_head(24), folder / "aesthetic-model.pth")
+    tiny_tokenizer(folder / "bert-base-uncased", "[CLS]", "[SEP]", "[PAD]", 512)
+    return folder

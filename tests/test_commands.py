@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hypernoise_core import NoiseHypernetwork
+from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
 from train.cli import run_command
@@ -83,6 +84,25 @@ def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):
         assert torch.equal(torch.tensor(list(image.tobytes())).view(64, 64, 3).permute(2, 0, 1), expected)
 
 
+def test_best_of_n_keeps_the_best_seeds_in_order(folder, generator, capsys):
+    """The order is that of scoring the same seeds' pictures as the nodes do: [B, H, W, 3] batches through a reward."""
+    line = "--prompt|two crosses|--best_of|5|--n|2|--reward|embedded,redness=3|--seed|7|--save_dir|out"
+    generate.main(line.split("|"))
+    conditioning = generator.encode(["two crosses"])
+    with torch.no_grad():
+        made = [generator.generate(generator.noise(1, seed=s), conditioning, seed=s) for s in range(7, 12)]
+    batch = torch.cat(made).movedim(1, -1)
+    scores = score_images(parse_rewards("embedded,redness=3"), batch, "two crosses")["ensemble"]
+    expected = [7 + i for i in sorted(range(5), key=lambda i: -scores[i].item())]
+    written = json.loads((folder / "out/scores.json").read_text())["0000"]
+    assert [row["seed"] for row in written["base"]] == expected
+    assert [row["ensemble"] for row in written["base"]] == pytest.approx(sorted(scores.tolist(), reverse=True))
+    for name in ("base", "hypernoise"):
+        best = [f"0000-{row['seed']}.png" for row in written[name][:2]]
+        assert sorted(p.name for p in (folder / "out" / name).iterdir()) == sorted(best)
+    assert {"seed", "embedded", "redness", "ensemble"} == set(written["hypernoise"][0])
+
+
 def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
     hypernetwork.save(folder / "a.safetensors")
     evaluate.main(["--adapter", "a.safetensors", "--n", "60", "--steps", "1,2", "--save_dir", "out"])
@@ -133,6 +153,14 @@ WRONG = {
     "truncated adapter": ("generate --prompt x --adapter truncated.safetensors", "truncated.safetensors"),
     "adapter of another model": ("generate --prompt x --adapter other.safetensors", "flux-one"),
     "odd size": ("generate --prompt x --width 63", "63x64"),
+    "fewer candidates than kept": ("generate --prompt x --best_of 2 --n 3", "best_of is 2"),
+    "nothing to rank by": ("generate --prompt x --best_of 8 --model sana", "--reward"),
+    "reward to rank by": ("generate --prompt x --best_of 8 --reward beauty", "'beauty'"),
+    "rewards folder": ("generate --prompt x --best_of 8 --reward imagereward --rewards_folder used", "ImageReward.pt"),
+    "held out": ("train --held_out embedded", "twice"),
+    "pictures per prompt": ("train --pictures_per_prompt 3", "pictures_per_prompt is 3"),
+    "rewards batch": ("train --rewards_batch 0", "rewards_batch is 0"),
+    "package": ("train --rewards imagereward --rewards_backend package", "make reward-packages"),
     "steps": ("evaluate --steps 1,two", "1,two"),
     "count": ("evaluate --n 100", "multiple of 60"),
     "scale": ("demo --scale 0", "scale is 0"),

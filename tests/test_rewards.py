@@ -131,6 +131,6 @@ def test_clip_preprocessing_is_resize_crop_and_normalise(reward):
     small = F.interpolate(pictures, (64, 80), mode="bicubic", antialias=True)[..., 8:72]
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-    features = reward.model.get_image_features(pixel_values=(small - mean) / std).pooler_output
-    assert torch.allclose(reward.image_features(pictures), F.normalize(features, dim=-1), atol=1e-6)
+    features = reward.backbone.model.get_image_features(pixel_values=(small - mean) / std).pooler_output
+    assert torch.allclose(reward.backbone.image_features(pictures), F.normalize(features, dim=-1), atol=1e-6)
     assert np.isfinite(features.numpy()).all()

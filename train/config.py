@@ -6,19 +6,20 @@ from typing import Literal, get_args
 
 from hypernoise_core.generators import SHORT_NAMES
 from hypernoise_core.prompt_sets import PromptMix
-from hypernoise_core.rewards import RewardEnsemble, load_reward, parse_rewards
+from hypernoise_core.rewards import RewardEnsemble
 from hypernoise_core.training import TrainingConfig
 
 from .launch import Tracker
 from .model import ModelArguments
 from .prompts import TASKS, load_mix
+from .rewards import RewardArguments
 
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
 
 
 @dataclass(kw_only=True)
-class TrainArguments(ModelArguments):
+class TrainArguments(ModelArguments, RewardArguments):
     """Train a HyperNoise LoRA, or fine-tune the generator itself for comparison."""
 
     model: str = "embedded"
@@ -39,11 +40,14 @@ class TrainArguments(ModelArguments):
     cache_dir: str | None = None
     """Folder to keep encoded prompts in, for other runs and where memory cannot hold them (FLUX: 4 MB a prompt)."""
     rewards: str | None = None
-    """Rewards with weights, such as `embedded` or `redness=100,my_rewards:Brightness=0.5`; your own is module:Class.
-    The --enable_* switches below add to them."""
+    """Rewards, such as `hpsv2,imagereward,clip,pickscore` (the paper's, at its weights) or
+    `redness=100,my_rewards:Brightness=0.5`; your own is module:Class. The --enable_* switches below add to them."""
     held_out: str | None = None
-    """Rewards that are measured on the validation prompts and never trained on, such as `pickscore,aesthetic`: where
-    they fall while the others rise, the others are being exploited."""
+    """Rewards that are measured (held_out/… among the metrics) and never trained on, such as `pickscore,aesthetic`:
+    where one falls while the others rise, they are being exploited. Validation goes by them."""
+    reward_normalization: Literal["none", "reference", "running"] = "none"
+    """none: rewards are added as they are. reference: minus the reference implementation's offsets. running: each is
+    standardised by what training has seen of it, so that weights compare."""
     train_type: Literal["noise", "finetune"] = "noise"
     """noise: a noise hypernetwork. finetune: a LoRA in the generator itself, which over-optimises."""
 
@@ -88,6 +92,8 @@ class TrainArguments(ModelArguments):
     """Batches per optimizer step."""
     micro_batch_size: int | None = None
     """Pictures that a process has in memory at a time: reduce to 16, 8, 4 when memory runs out; results stay."""
+    pictures_per_prompt: int = 1
+    """Pictures of the same prompt in a batch; above 1 for rewards that compare them, such as diversity."""
 
     lora_rank: int = 128
     """Rank of every LoRA factor; the paper finds 64 nearly as good and less than 16 too little."""
@@ -158,6 +164,7 @@ class TrainArguments(ModelArguments):
     """Where numbers go besides metrics.jsonl: tensorboard, wandb, trackio, with commas between; empty for nowhere."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("log_every", "save_every", "keep_checkpoints", "threads", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -214,9 +221,7 @@ class TrainArguments(ModelArguments):
             if self.model != "embedded":
                 raise ValueError("no reward: pass --rewards NAME[=WEIGHT],…")
             names = ["embedded"]
-        followed = parse_rewards(",".join(names))
-        held_out = [load_reward(name.strip()) for name in (self.held_out or "").split(",") if name.strip()]
-        return RewardEnsemble([(r, followed.weights[name]) for name, r in followed.rewards.items()], held_out)
+        return self.make_rewards(",".join(names), self.held_out or "", self.reward_normalization)
 
     def training_config(self, prompt_count: int) -> TrainingConfig:
         per_step = self.batch_size * self.accumulation_steps
@@ -235,6 +240,7 @@ class TrainArguments(ModelArguments):
             grad_clip=self.grad_clip,
             batch_size=self.batch_size,
             accumulation_steps=self.accumulation_steps,
+            pictures_per_prompt=self.pictures_per_prompt,
             max_steps=self.max_steps if self.max_steps is not None else max(1, self.epochs * prompt_count // per_step),
             warmup_steps=self.warmup_steps,
             decay_fraction=self.decay_fraction,

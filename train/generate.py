@@ -2,6 +2,7 @@
 
 python -m train.generate --prompt "a photo of two crosses" --n 8
 python -m train.generate --adapter outputs/demo/hypernoise.safetensors --prompts prompts.txt --steps 2
+python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded     # the best of 16 noises
 python -m train.generate --model sana --adapter mine.safetensors --prompt "a red cat" --device cuda --dtype bfloat16
 """
 
@@ -13,22 +14,27 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from hypernoise_core import NoiseHypernetwork
+from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
+from hypernoise_core.generators import Generator
 from hypernoise_core.prompt_sets import read_prompts
+from hypernoise_core.rewards import score_images
+from hypernoise_core.search import ranking
 
 from .cli import parse, run_command
 from .model import ModelArguments
 from .pictures import comparison_grid, to_images
+from .rewards import RewardArguments
 
 PROG = "python -m train.generate"
 
 
 @dataclass(kw_only=True)
-class GenerateArguments(ModelArguments):
+class GenerateArguments(ModelArguments, RewardArguments):
     """Make pictures from prompts, with and without an adapter, on the same seeds."""
 
     model: str = "embedded"
@@ -48,12 +54,18 @@ class GenerateArguments(ModelArguments):
     """Of the first picture of each prompt; the next have the seeds after it."""
     n: int = 4
     """Pictures per prompt."""
+    best_of: int | None = None
+    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter."""
+    reward: str | None = None
+    """What --best_of goes by, with weights as in python -m train --rewards; embedded for the embedded model. Every
+    picture's scores go into scores.json."""
     height: int | None = None
     """In pixels; the model's own when not given."""
     width: int | None = None
     """In pixels; the model's own when not given."""
     save_dir: str = "outputs/generate"
-    """Folder for the pictures (base/, hypernoise/, each NNNN-seed.png), comparison.png and prompts.json."""
+    """Folder for the pictures (base/, hypernoise/, each NNNN-seed.png), comparison.png, prompts.json and, with a
+    reward, scores.json."""
     device: str = "cpu"
     """Such as cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -62,11 +74,71 @@ class GenerateArguments(ModelArguments):
     """CPU threads."""
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
         for name in ("steps", "n", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of is {self.best_of}; it must be at least n, {self.n}, of which the best are kept")
+
+    def load_reward(self) -> RewardEnsemble | None:
+        """What pictures are ranked by, if they are.
+
+        Raises:
+            ValueError: as `make_rewards`, or there is nothing to rank by.
+        """
+        names = self.reward or ("embedded" if self.best_of and self.model == "embedded" else None)
+        if self.best_of and not names:
+            raise ValueError("best_of has nothing to go by: pass --reward NAME[=WEIGHT],…")
+        return self.make_rewards(names).to(self.device) if names else None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pictures of one prompt, [N, 3, H, W] on the CPU, their seeds and, where there is a reward, their scores by name,
+    [N] each; best first then."""
+
+    seeds: list[int]
+    images: Tensor
+    scores: dict[str, Tensor]
+
+    def rows(self) -> list[dict[str, float]]:
+        """Seed and scores of each, for JSON."""
+        return [
+            {"seed": seed} | {name: own[i].item() for name, own in self.scores.items()}
+            for i, seed in enumerate(self.seeds)
+        ]
+
+
+@torch.no_grad()
+def make_candidates(
+    args: GenerateArguments,
+    generator: Generator,
+    adapter: NoiseHypernetwork | None,
+    conditioning: TensorBatch,
+    prompt: str,
+    reward: RewardEnsemble | None,
+) -> Candidates:
+    """Pictures of one prompt from consecutive seeds, ranked by `reward`."""
+    seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
+    pictures = []
+    for seed in seeds:
+        x0 = generator.noise(1, args.height, args.width, seed)
+        if adapter:
+            made = adapter.generate(x0, conditioning, args.steps, seed, args.strength)
+        else:
+            made = generator.generate(x0, conditioning, args.steps, seed)
+        pictures.append(made.float().cpu())
+    images = torch.cat(pictures)
+    if reward is None:
+        return Candidates(seeds, images, {})
+    scores = score_images(reward, images.movedim(1, -1), prompt, args.device)
+    order = ranking(scores[reward.name]) if args.best_of else torch.arange(len(images))
+    return Candidates(
+        [seeds[i] for i in order.tolist()], images[order], {name: own[order] for name, own in scores.items()}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,34 +150,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: GenerateArguments = parse(GenerateArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
     prompts = [args.prompt] if args.prompt else read_prompts(args.prompts)
+    reward = args.load_reward()
     generator = args.load_generator()
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)
-    adapter = NoiseHypernetwork.load(generator, adapter_file) if adapter_file else None
+    adapters = {"base": None}
+    if adapter_file:
+        adapters["hypernoise"] = NoiseHypernetwork.load(generator, adapter_file)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
 
-    folder, rows = Path(args.save_dir), {"base": [], "hypernoise": []}
-    shown = []
+    folder = Path(args.save_dir)
+    shown: dict[str, list] = {name: [] for name in adapters}
+    scores: dict[str, dict] = {}
     for index, prompt in enumerate(tqdm(prompts, desc="prompts")):
         conditioning = generator.encode([prompt])
-        for seed in range(args.seed, args.seed + args.n):
-            x0 = generator.noise(1, args.height, args.width, seed)
-            with torch.no_grad():
-                made = {"base": generator.generate(x0, conditioning, args.steps, seed)}
-                if adapter:
-                    made["hypernoise"] = adapter.generate(x0, conditioning, args.steps, seed, args.strength)
-            for name, pictures in made.items():
-                (image,) = to_images(pictures)
+        for name, adapter in adapters.items():
+            made = make_candidates(args, generator, adapter, conditioning, prompt, reward)
+            for seed, image in zip(made.seeds[: args.n], to_images(made.images[: args.n]), strict=True):
                 with replacing(folder / name / f"{index:04d}-{seed}.png") as temporary:
                     image.save(temporary, "PNG")
-                rows[name].append(image)
-            shown.append(prompt)
+                shown[name].append(image)
+            scores.setdefault(f"{index:04d}", {})[name] = made.rows()
+    _write_summary(folder, prompts, args.n, shown, scores if reward else None)
+
+
+def _write_summary(folder: Path, prompts: list[str], n: int, shown: dict[str, list], scores: dict | None) -> None:
+    captions = [prompt for prompt in prompts for _ in range(n)]
     most = 64
-    comparison_grid(
-        folder / "comparison.png", [(name, images[:most]) for name, images in rows.items() if images], shown[:most]
-    )
-    with replacing(folder / "prompts.json") as temporary:
-        temporary.write_text(json.dumps({f"{i:04d}": prompt for i, prompt in enumerate(prompts)}, indent=1))
-    print(f"{len(shown)} pictures a row: {folder / 'comparison.png'}")
+    rows = [(name, images[:most]) for name, images in shown.items()]
+    comparison_grid(folder / "comparison.png", rows, captions[:most])
+    numbered = {"prompts.json": {f"{i:04d}": prompt for i, prompt in enumerate(prompts)}}
+    if scores is not None:
+        numbered["scores.json"] = scores
+    for name, content in numbered.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+    print(f"{len(captions)} pictures a row: {folder / 'comparison.png'}")
 
 
 if __name__ == "__main__":

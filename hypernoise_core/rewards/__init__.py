@@ -1,33 +1,107 @@
 """`load_reward`: from a name to a reward. One file per reward beside this one."""
 
 import importlib
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from ..embedded import REWARD_FOLDER
+from .aesthetic import load_aesthetic
 from .base import Reward
-from .clip import ClipReward
-from .ensemble import RewardEnsemble
+from .clip import CLIP_H, PICKSCORE, ClipReward, load_clip, load_hpsv2
+from .diversity import Diversity
+from .ensemble import PAPER_WEIGHTS, RewardEnsemble
+from .imagereward import load_imagereward
+from .images import from_channels_last
+from .normalization import Normalization, NormalizationKind
+from .package import PACKAGES
 from .redness import Redness
+from .text import LongPrompts
 
-REWARDS: dict[str, Callable[[str | None], Reward]] = {
-    "redness": lambda weights: Redness(),
-    "embedded": lambda weights: ClipReward(weights or REWARD_FOLDER, "embedded"),
+__all__ = [
+    "PAPER_WEIGHTS",
+    "REWARDS",
+    "LoadOptions",
+    "Normalization",
+    "Reward",
+    "RewardEnsemble",
+    "load_reward",
+    "parse_rewards",
+    "score_images",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How released rewards are loaded; those without weights, and your own, know nothing of it."""
+
+    weights: str | Path | None = None
+    """File, folder or hub id; a folder may hold several rewards' (in ComfyUI: models/hypernoise_rewards). None: the
+    hub."""
+    dtype: torch.dtype = torch.float32
+    """Of the encoders' weights; scores and what is summed into them are float32 all the same."""
+    long_prompts: LongPrompts = "report"
+    """Prompts beyond an encoder's window (77 tokens; 35 for ImageReward) are cut with a warning, or scored in pieces
+    by `chunk`."""
+    backend: Literal["native", "package"] = "native"
+    """`package` runs the published package's own code (hpsv2, imagereward), in the environment that
+    `make reward-packages` builds."""
+
+
+def _embedded(options: LoadOptions) -> Reward:
+    backbone = load_clip("embedded", REWARD_FOLDER, "embedded", options.dtype)
+    return ClipReward(backbone, "embedded", long_prompts=options.long_prompts)
+
+
+def _hpsv2(options: LoadOptions) -> Reward:
+    backbone = load_hpsv2(options.weights, options.dtype)
+    return ClipReward(backbone, "hpsv2", scaled=False, long_prompts=options.long_prompts)
+
+
+def _pickscore(options: LoadOptions) -> Reward:
+    backbone = load_clip("pickscore", options.weights, PICKSCORE, options.dtype)
+    return ClipReward(backbone, "pickscore", long_prompts=options.long_prompts)
+
+
+def _clip(options: LoadOptions) -> Reward:
+    return ClipReward(load_clip("clip", options.weights, CLIP_H, options.dtype), long_prompts=options.long_prompts)
+
+
+REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
+    "hpsv2": _hpsv2,
+    "imagereward": lambda o: load_imagereward(o.weights, o.dtype, o.long_prompts),
+    "pickscore": _pickscore,
+    "clip": _clip,
+    "aesthetic": lambda o: load_aesthetic(o.weights, o.dtype),
+    "redness": lambda o: Redness(),
+    "diversity": lambda o: Diversity(),
+    "embedded": _embedded,
 }
-"""Name to a function of `weights` (a folder or file, or None for the usual place)."""
-
-__all__ = ["REWARDS", "Reward", "RewardEnsemble", "load_reward", "parse_rewards"]
+"""Name to loader."""
 
 
-def load_reward(name: str, weights: str | None = None) -> Reward:
+def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:
     """Load a reward by name, or your own as `module:Class`, where the module may be a Python file in this folder.
+
+    Args:
+        weights, options: as in `LoadOptions`.
 
     Raises:
         ValueError: an unknown name, a module or class that does not load, or weights that are not there.
     """
+    chosen = LoadOptions(weights=weights, **options)
     if name in REWARDS:
-        return REWARDS[name](weights)
+        if chosen.backend == "native":
+            return REWARDS[name](chosen)
+        if name in PACKAGES:
+            return PACKAGES[name](weights)
+        raise ValueError(f"reward {name!r} has no package behind it: backend=package is for {', '.join(PACKAGES)}")
     if ":" not in name:
         raise ValueError(f"unknown reward {name!r}: choose from {', '.join(REWARDS)}, or your own as module:Class")
     return _load_own(name)
@@ -52,16 +126,74 @@ def _load_own(name: str) -> Reward:
     return reward
 
 
-def parse_rewards(names: str) -> RewardEnsemble:
-    """An ensemble from text such as `embedded` or `redness=100,my_rewards:Brightness=0.5`; a weight is 1 unless
-    given."""
-    pairs = []
-    for part in filter(None, (p.strip() for p in names.split(","))):
-        name, _, weight = part.partition("=")
-        try:
-            pairs.append((load_reward(name.strip()), float(weight or 1)))
-        except ValueError as error:
-            if "could not convert" in str(error):
-                raise ValueError(f"reward {part!r}: the weight after = is not a number") from error
-            raise
-    return RewardEnsemble(pairs)
+def parse_rewards(
+    names: str,
+    options: LoadOptions | None = None,
+    held_out: str = "",
+    normalization: NormalizationKind = "none",
+    offload: bool = False,
+    chunk: int | None = None,
+) -> RewardEnsemble:
+    """An ensemble from text such as `hpsv2,imagereward` or `redness=100,my_rewards:Brightness=0.5`.
+
+    A weight that is not given is the paper's (`PAPER_WEIGHTS`), or 1. `held_out` names rewards without weights; the
+    rest is the ensemble's.
+
+    Raises:
+        ValueError: as `load_reward`, or weights that are not numbers or sum to nothing.
+    """
+    wanted = [_weighted(part) for part in _split_names(names)]
+    if not any(weight for _, weight in wanted):
+        raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
+    options = vars(options or LoadOptions())
+    return RewardEnsemble(
+        [(load_reward(name, **options), weight) for name, weight in wanted],
+        [load_reward(name, **options) for name in _split_names(held_out)],
+        Normalization.of_kind(normalization),
+        offload,
+        chunk,
+    )
+
+
+def _split_names(names: str) -> list[str]:
+    return [part.strip() for part in names.split(",") if part.strip()]
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    name, equals, weight = part.partition("=")
+    name = name.strip()
+    try:
+        value = float(weight) if equals else PAPER_WEIGHTS.get(name, 1.0)
+    except ValueError as error:
+        raise ValueError(f"reward {part!r}: the weight after = is not a number") from error
+    if not math.isfinite(value):
+        raise ValueError(f"reward {part!r}: the weight after = is not finite")
+    return name, value
+
+
+@torch.no_grad()
+def score_images(
+    reward: Reward, images: Tensor, prompts: str | Sequence[str], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Scores [B] by name, on the CPU, of finished pictures; for an ensemble those of its rewards and their weighted sum
+    under `ensemble`.
+
+    Args:
+        images: [B, H, W, 3] as ComfyUI has them: float in [0, 1], or uint8.
+        prompts: one for all, or one each.
+        device: where `reward` is.
+
+    Raises:
+        ValueError: values that are not pictures', or another number of prompts than pictures.
+    """
+    pictures = from_channels_last(images).to(device)
+    prompts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if len(prompts) != len(pictures):
+        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures: give one for all, or one each")
+    text = reward.encode_text(prompts)
+    if isinstance(reward, RewardEnsemble):
+        total, scores = reward.judge(pictures, text)
+        scores = scores | reward.scores(pictures, text, reward.held_out) | {reward.name: total}
+    else:
+        scores = {reward.name: reward.score(pictures, text)}
+    return {name: own.float().cpu() for name, own in scores.items()}

@@ -1,66 +1,208 @@
-"""CLIP score: scaled cosine between picture and prompt, for any `CLIPModel` folder (the embedded reward is one)."""
+"""Cosine between picture and prompt in a CLIP: HPSv2.1, PickScore, CLIP-H, the embedded reward, any `CLIPModel`."""
 
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from ..batch import TensorBatch
-from .base import Reward
+from ..checkpointing import checkpoint_layers
+from .base import Backbone, BackboneReward
+from .checkpoints import Weights, find_file, find_folder, load_model, read_weights
+from .images import preprocess
+from .text import LongPrompts, PromptCache, load_tokenizer, token_windows
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+CLIP_L = "openai/clip-vit-large-patch14"
+HPSV2, HPSV2_FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 
-class ClipReward(Reward):
-    """exp(logit_scale) · cos(image, text) of a `CLIPModel`.
+class ClipBackbone(Backbone):
+    """A frozen `CLIPModel` with its tokenizer; text features are remembered per prompt."""
 
-    Pictures are resized to the model's size on their short side (bicubic, antialiased), cropped in the middle and
-    normalised by CLIP's mean and standard deviation.
-    """
-
-    def __init__(self, source: str | Path, name: str = "clip"):
-        self.name = name
-        try:
-            self.model = CLIPModel.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"no CLIPModel at {source}: give a folder saved by transformers or a hub id") from error
-        self.size = self.model.config.vision_config.image_size
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).to(self.model.device)
-        return TensorBatch({"features": F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)})
+    def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase):
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.size: int = model.config.vision_config.image_size
+        self._caches: dict[str, PromptCache] = {}
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Unit image embeddings [B, D] of pictures [B, 3, H, W] in [0, 1]."""
-        pixels = preprocess(images, self.size)
-        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+        """Unit vectors [B, D], float32, of pictures [B, 3, H, W] in [0, 1]."""
+        pixels = preprocess(images, self.size).to(self.model.dtype)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
-    def score(self, images: Tensor, text: TensorBatch) -> Tensor:
-        cosine = (self.image_features(images) * text["features"].float()).sum(-1)
-        return self.model.logit_scale.float().exp() * cosine
+    def text_features(self, prompts: Sequence[str], long_prompts: LongPrompts) -> Tensor:
+        """Unit vectors [B, D], float32; the mean of its windows' for a prompt in several."""
+        if long_prompts not in self._caches:
+            self._caches[long_prompts] = PromptCache(lambda new: self._encode(new, long_prompts))
+        return self._caches[long_prompts](prompts)["features"].to(self.model.device)
 
-    def to(self, device: torch.device | str) -> "ClipReward":
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str], long_prompts: LongPrompts) -> TensorBatch:
+        length = self.model.config.text_config.max_position_embeddings
+        windows = token_windows(self.tokenizer, prompts, length, long_prompts)
+        counts = [len(w) for w in windows]
+        tokens = self.tokenizer.pad({"input_ids": list(chain.from_iterable(windows))}, return_tensors="pt").to(
+            self.model.device
+        )
+        pooled = self.model.text_model(**tokens).pooler_output
+        features = F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+        return TensorBatch({"features": torch.stack([part.mean(0) for part in features.split(counts)])})
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        checkpoint_layers(self.model.vision_model.encoder.layers, enabled)
+
+    def to(self, device: torch.device | str) -> "ClipBackbone":
         self.model.to(device)
         return self
 
 
-def preprocess(images: Tensor, size: int) -> Tensor:
-    """Pictures [B, 3, H, W] in [0, 1] as a CLIP takes them: [B, 3, size, size], normalised."""
-    height, width = images.shape[-2:]
-    if min(height, width) != size:
-        shape = [round(side * size / min(height, width)) for side in (height, width)]
-        images = F.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False)
-        height, width = shape
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    images = images[..., top : top + size, left : left + size]
-    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    return (images - mean) / std
+class ClipReward(BackboneReward):
+    """Cosine of picture and prompt, times exp(logit_scale) if `scaled` (about 100 for released models)."""
+
+    def __init__(
+        self, backbone: ClipBackbone, name: str = "clip", scaled: bool = True, long_prompts: LongPrompts = "report"
+    ):
+        self.backbone, self.name, self.scaled, self.long_prompts = backbone, name, scaled, long_prompts
+
+    def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
+        return TensorBatch({"features": self.backbone.text_features(prompts, self.long_prompts)})
+
+    def score_features(self, features: Tensor, text: TensorBatch) -> Tensor:
+        cosine = (features * text["features"]).sum(-1)
+        return cosine * self.backbone.model.logit_scale.float().exp() if self.scaled else cosine
+
+    def to(self, device: torch.device | str) -> "ClipReward":
+        self.backbone.to(device)
+        return self
+
+
+_loaded: WeakValueDictionary[tuple, ClipBackbone] = WeakValueDictionary()
+"""Rewards loaded from one place share a backbone; it is freed with the last of them."""
+
+
+def load_clip(name: str, weights: str | Path | None, hub: str, dtype: torch.dtype) -> ClipBackbone:
+    """A `CLIPModel` saved by transformers; `weights` as in `checkpoints.find_folder`.
+
+    Raises:
+        ValueError: it is not there, or is something else.
+    """
+    source = find_folder(name, weights, hub)
+    key = (source, dtype)
+    if (backbone := _loaded.get(key)) is None:
+        try:
+            model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        except Exception as error:  # a damaged folder raises what its reader raises: JSON's, safetensors', torch's
+            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"reward {name!r}: no CLIPModel at {source} ({reason}): give a folder saved by transformers or a hub id"
+            ) from error
+        if report["missing_keys"] or report.get("mismatched_keys"):
+            raise ValueError(f"reward {name!r}: the weights at {source} are not those of a whole CLIPModel")
+        tokenizer = load_tokenizer(name, [source], f"put the tokenizer.json of huggingface.co/{hub} into {source}")
+        backbone = _loaded[key] = ClipBackbone(model, tokenizer)
+    return backbone
+
+
+def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
+    """HPSv2.1 (Wu et al. 2023, arXiv 2306.09341), published as an OpenCLIP ViT-H-14; `weights` as in
+    `checkpoints.find_file`. Its tokenizer is every CLIP's.
+
+    Raises:
+        ValueError: no file, no tokenizer, or the file is another.
+    """
+    path = find_file("hpsv2", weights, HPSV2, HPSV2_FILE)
+    key = (str(path), dtype)
+    if (backbone := _loaded.get(key)) is None:
+        state = read_weights(path)
+        if not {"visual.proj", "token_embedding.weight", "text_projection"} <= state.keys():
+            raise ValueError(f"{path} is not HPSv2.1's, which is an OpenCLIP ViT-H-14: download {HPSV2_FILE} again")
+        near = [path.parent, *(path.parent / Path(hub).name for hub in (CLIP_H, PICKSCORE, CLIP_L))]
+        hub = [] if weights and Path(weights).exists() else [CLIP_H]
+        hint = f"put the tokenizer.json of huggingface.co/{CLIP_H} beside {path}"
+        tokenizer = load_tokenizer("hpsv2", near + hub, hint)
+        config = openclip_config(state, tokenizer, path)
+        model = load_model(CLIPModel, config, openclip_to_transformers(state), dtype, path)
+        backbone = _loaded[key] = ClipBackbone(model, tokenizer)
+    return backbone
+
+
+def openclip_config(state: Weights, tokenizer: PreTrainedTokenizerBase, path: Path) -> CLIPConfig:
+    """The sizes of an OpenCLIP ViT-H-14 (attention heads of 80 channels for pictures, 64 for text), read off it."""
+    patches, vision = state["visual.positional_embedding"].shape
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    length, text = state["positional_embedding"].shape
+    if vision % 80 or text % 64 or width != vision:
+        raise ValueError(f"{path} is not HPSv2.1's, which is an OpenCLIP ViT-H-14: download {HPSV2_FILE} again")
+
+    def tower(prefix: str, hidden: int, head: int) -> dict:
+        layers = {int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}resblocks\.(\d+)\.", key))}
+        return {
+            "hidden_size": hidden,
+            "num_attention_heads": hidden // head,
+            "num_hidden_layers": len(layers),
+            "intermediate_size": len(state[f"{prefix}resblocks.0.mlp.c_fc.bias"]) if layers else 0,
+            "hidden_act": "gelu",
+            "projection_dim": state["visual.proj"].shape[1],
+        }
+
+    return CLIPConfig(
+        projection_dim=state["visual.proj"].shape[1],
+        vision_config=tower("visual.transformer.", vision, 80)
+        | {"patch_size": patch, "image_size": patch * round((patches - 1) ** 0.5)},
+        text_config=tower("transformer.", text, 64)
+        | {
+            "vocab_size": len(state["token_embedding.weight"]),
+            "max_position_embeddings": length,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+
+
+def openclip_to_transformers(state: Weights) -> Weights:
+    """An OpenCLIP ViT's state dict under the names of `CLIPModel`: attention projections taken apart, output
+    projections transposed, nothing else changed."""
+    remapped: Weights = {}
+    for key, value in state.items():
+        if key in ("visual.proj", "text_projection"):
+            remapped[_openclip_key(key) + ".weight"] = value.T.contiguous()
+        elif match := re.fullmatch(r"(.*attn)\.in_proj_(weight|bias)", key):
+            for part, piece in zip("qkv", value.chunk(3), strict=True):
+                remapped[_openclip_key(f"{match[1]}.{part}_proj.{match[2]}")] = piece.clone()
+        else:
+            remapped[_openclip_key(key)] = value
+    return remapped
+
+
+OPENCLIP_NAMES = (
+    (r"^visual\.proj$", "visual_projection"),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_(\d)\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+
+
+def _openclip_key(key: str) -> str:
+    for pattern, name in OPENCLIP_NAMES:
+        key = re.sub(pattern, name, key)
+    return key

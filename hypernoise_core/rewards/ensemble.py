@@ -1,60 +1,223 @@
 """A weighted sum of rewards that is itself a reward."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..batch import TensorBatch
-from .base import Reward
+from .base import BackboneReward, Reward
+from .normalization import Normalization
+
+PAPER_WEIGHTS = {"hpsv2": 5.0, "imagereward": 1.0, "clip": 0.01, "pickscore": 0.05}
+"""Of the paper's four rewards, on their own scales: what a reward without a weight gets, and 1 where it is not here."""
 
 
 class RewardEnsemble(Reward):
-    """Σ wᵢ rᵢ. `scores` keeps the terms apart, unweighted, for metrics and for finding the one at fault.
+    """Σ wᵢ rᵢ, each normalised first where that is asked for.
+
+    `score` takes the gradient of each encoder as soon as its scores are there, so that the activations of one encoder
+    are in memory at a time, and encoders can be moved out of the way in between. Rewards on the same backbone share one
+    pass of it.
 
     Args:
         rewards: (reward, weight) pairs; names must differ, and a weight may be negative.
-        held_out: rewards that are measured and never followed.
+        held_out: rewards that are measured and never followed. Where one falls while the others rise, they are being
+            exploited.
+        normalization: none, unless given.
+        offload: keep weights on the CPU and move each encoder to the pictures' device while it is used.
+        chunk: pictures scored at a time; all, unless given. Memory falls with it, results stay.
     """
 
     name = "ensemble"
 
-    def __init__(self, rewards: Sequence[tuple[Reward, float]], held_out: Sequence[Reward] = ()):
+    def __init__(
+        self,
+        rewards: Sequence[tuple[Reward, float]],
+        held_out: Sequence[Reward] = (),
+        normalization: Normalization | None = None,
+        offload: bool = False,
+        chunk: int | None = None,
+    ):
         names = [reward.name for reward, _ in rewards] + [reward.name for reward in held_out]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards named twice: {', '.join(names)}")
         if not any(weight for _, weight in rewards):
             raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk is {chunk}; it must be at least 1")
         self.rewards = {reward.name: reward for reward, _ in rewards}
         self.weights = {reward.name: float(weight) for reward, weight in rewards}
         self.held_out = {reward.name: reward for reward in held_out}
+        self.normalization = normalization or Normalization()
+        self.offload, self.chunk = offload, chunk
+        self.device = torch.device("cpu")
+
+    @property
+    def per_picture(self) -> bool:
+        return all(reward.per_picture for reward in self.rewards.values())
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
-        return TensorBatch(
-            {
-                f"{name}/{key}": tensor
-                for name, reward in (self.rewards | self.held_out).items()
-                for key, tensor in reward.encode_text(prompts).tensors.items()
-            }
-        )
+        tensors = {}
+        for name, reward in self._all().items():
+            with self._present(reward):
+                tensors |= {f"{name}/{key}": tensor for key, tensor in reward.encode_text(prompts).tensors.items()}
+        return TensorBatch(tensors).to(self.device)
 
+    @torch.no_grad()
     def scores(self, images: Tensor, text: TensorBatch, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Each reward's own scores [B], unweighted: those of `names`, or of all that are followed."""
-        every = self.rewards | self.held_out
-        chosen = self.rewards if names is None else names
-        return {name: every[name].score(images, _part(text, name)).float() for name in chosen}
+        """Each reward's own scores [B], neither weighted nor normalised, without gradients: those of `names`, or of all
+        that are followed."""
+        chosen = {name: self._all()[name] for name in (self.rewards if names is None else names)}
+        apart, together = _split(chosen)
+        scores, _ = self._judge_apart(apart, images, text, differentiate=False)
+        for name, reward in together.items():
+            with self._present(reward):
+                scores[name] = reward.score(images, _part(text, name)).float()
+        return {name: scores[name] for name in chosen}
+
+    def judge(self, images: Tensor, text: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum [B], which can be differentiated once, and each reward's own scores, without gradients.
+
+        Differentiable calls count as training: running statistics take their scores in, for the calls after.
+        """
+        differentiate = torch.is_grad_enabled() and images.requires_grad
+        apart, together = _split(self.rewards)
+        scores, gradient = self._judge_apart(apart, images, text, differentiate)
+        total = torch.zeros(len(images), device=images.device)
+        if apart:
+            total = self.combine(scores)
+        if differentiate:
+            total = _KnownGradient.apply(images, total, gradient)
+        for name, reward in together.items():
+            own = reward.score(images, _part(text, name)).float()
+            total = total + self.combine({name: own})
+            scores[name] = own.detach()
+        if differentiate:
+            for name, own in scores.items():
+                self.normalization.observe(name, own)
+        return total, {name: scores[name] for name in self.rewards}
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of `scores`, [B]."""
-        return torch.stack([self.weights[name] * score for name, score in scores.items()]).sum(0)
+        """The weighted sum of `scores`, normalised, [B]."""
+        return torch.stack([self.weights[name] * self.normalization(name, own) for name, own in scores.items()]).sum(0)
 
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
-        return self.combine(self.scores(images, text))
+        return self.judge(images, text)[0]
+
+    def fault(self, images: Tensor, text: TensorBatch) -> str | None:
+        """Which reward's scores or gradients in the pictures are not finite, in words."""
+        for name, reward in self.rewards.items():
+            leaf = images.detach().clone().requires_grad_()
+            with self._present(reward), torch.enable_grad():
+                score = reward.score(leaf, _part(text, name))
+                if not score.isfinite().all():
+                    return f"reward {name!r} returned values that are not finite"
+                if not score.requires_grad:
+                    continue
+                (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+            if gradient is not None and not gradient.isfinite().all():
+                return f"the gradient of reward {name!r} is not finite"
+        return None
 
     def to(self, device: torch.device | str) -> "RewardEnsemble":
-        for reward in (self.rewards | self.held_out).values():
-            reward.to(device)
+        self.device = torch.device(device)
+        for reward in self._all().values():
+            reward.to("cpu" if self.offload else device)
         return self
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        for reward in self.rewards.values():
+            reward.checkpoint_gradients(enabled)
+
+    def _judge_apart(
+        self, rewards: dict[str, Reward], images: Tensor, text: TensorBatch, differentiate: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Scores of rewards that judge each picture by itself, and the gradient of their weighted sum in the pictures,
+        taken encoder by encoder; both without a graph."""
+        pictures = images.detach().float()
+        gradient = torch.zeros_like(pictures) if differentiate else None
+        scores = {name: torch.zeros(len(images), device=images.device) for name in rewards}
+        for group in _by_backbone(rewards):
+            with self._present(*group.values()), torch.set_grad_enabled(differentiate):
+                for rows in self._chunks(images):
+                    leaf = pictures[rows].requires_grad_(differentiate)
+                    own = _group_scores(group, leaf, text.rows(rows))
+                    for name, values in own.items():
+                        scores[name][rows] = values.detach()
+                    if differentiate:
+                        gradient[rows] += _gradient(self.combine(own), leaf)
+        return scores, gradient
+
+    def _chunks(self, images: Tensor) -> list[slice]:
+        size = self.chunk or len(images)
+        return [slice(start, start + size) for start in range(0, len(images), size)]
+
+    @contextmanager
+    def _present(self, *rewards: Reward) -> Iterator[None]:
+        """Their weights on the device inside the block, if they are kept elsewhere."""
+        if not self.offload:
+            yield
+            return
+        for reward in rewards:
+            reward.to(self.device)
+        try:
+            yield
+        finally:
+            for reward in rewards:
+                reward.to("cpu")
+
+    def _all(self) -> dict[str, Reward]:
+        return self.rewards | self.held_out
+
+
+class _KnownGradient(torch.autograd.Function):
+    """Values [B] of pictures [B, 3, H, W] whose gradient, picture by picture, has been taken already."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.dtype = images.dtype
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return (slope.view(-1, 1, 1, 1) * gradient).to(ctx.dtype), None, None
+
+
+def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
+    """Of their sum; zero where nothing of it depends on `leaf`."""
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)[0]
+
+
+def _split(rewards: Mapping[str, Reward]) -> tuple[dict[str, Reward], dict[str, Reward]]:
+    """Those that judge each picture by itself, and those that judge it within its batch."""
+    apart = {name: reward for name, reward in rewards.items() if reward.per_picture}
+    return apart, {name: reward for name, reward in rewards.items() if name not in apart}
+
+
+def _by_backbone(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
+    """Rewards in groups that stand on the same encoder."""
+    groups: dict[int, dict[str, Reward]] = {}
+    for name, reward in rewards.items():
+        key = id(reward.backbone) if isinstance(reward, BackboneReward) else id(reward)
+        groups.setdefault(key, {})[name] = reward
+    return list(groups.values())
+
+
+def _group_scores(group: Mapping[str, Reward], images: Tensor, text: TensorBatch) -> dict[str, Tensor]:
+    """Unweighted scores of one group, from one pass of its encoder."""
+    first = next(iter(group.values()))
+    if not isinstance(first, BackboneReward):
+        return {name: reward.score(images, _part(text, name)).float() for name, reward in group.items()}
+    features = first.backbone.image_features(images)
+    return {name: reward.score_features(features, _part(text, name)).float() for name, reward in group.items()}
 
 
 def _part(text: TensorBatch, name: str) -> TensorBatch:

@@ -54,6 +54,8 @@ class TrainingConfig:
     height: int | None = None
     width: int | None = None
     """Of training pictures, in pixels; the generator's own size when not given."""
+    pictures_per_prompt: int = 1
+    """Pictures of the same prompt in a batch, for rewards that compare them."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
     """Noise per optimizer step: `inf` fresh for every picture, `batch` one fresh noise for all pictures of the step,
     `multi` the same batch of noises every step, `one` the same single noise for ever."""
@@ -78,7 +80,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         positive = ("rank", "alpha", "temperature", "lr", "grad_clip", "batch_size", "accumulation_steps", "max_steps")
-        for name in (*positive, "steps", "max_skipped"):
+        for name in (*positive, "steps", "max_skipped", "pictures_per_prompt"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         counts = ("warmup_steps", "warm_start_pictures", "diagnostics_every", "validate_every", "patience", "seed")
@@ -93,6 +95,11 @@ class TrainingConfig:
             raise ValueError(f"decay_fraction is {self.decay_fraction}; it must lie in [0, 1]")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; give at least 1, or null for no parts")
+        for name in ("batch_size", "micro_batch_size"):
+            if (getattr(self, name) or 0) % self.pictures_per_prompt:
+                raise ValueError(
+                    f"pictures_per_prompt is {self.pictures_per_prompt}; it must divide {name}, {getattr(self, name)}"
+                )
         if (self.patience or self.diversity_floor) and not self.validate_every:
             raise ValueError("validate_every is 0, so patience and diversity_floor cannot stop the run: set it as well")
         if self.reward_grad_clip is not None and self.reward_grad_clip <= 0:

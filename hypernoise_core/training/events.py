@@ -15,8 +15,8 @@ class WarmStart:
 @dataclass(frozen=True)
 class StepDone:
     """An optimizer step was made. Means over its pictures, float32: `loss`, `reward` (weighted), `kl` (nats for
-    `sum`), `reward/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples) and `alignment`
-    (cosine between residual and reward gradient: how much of the search is amortised)."""
+    `sum`), `reward/<name>`, `held_out/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples)
+    and `alignment` (cosine between residual and reward gradient: how much of the search is amortised)."""
 
     step: int
     metrics: dict[str, float]

@@ -6,8 +6,12 @@
 from collections.abc import Iterable
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+
+BUCKET = 2**25
+"""Numbers that are sent at a time (128 MB of float32)."""
 
 T = TypeVar("T")
 
@@ -22,10 +26,26 @@ def rank() -> int:
 
 
 def sum_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes."""
+    """Replace each tensor, all of one dtype, by its sum over all processes."""
     if count() > 1:
-        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-            work.wait()
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Many small tensors to few messages: each has its price."""
+    buckets: list[list[Tensor]] = []
+    size = BUCKET
+    for tensor in tensors:
+        if size + tensor.numel() > BUCKET:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(tensor)
+        size += tensor.numel()
+    return buckets
 
 
 def gather(value: T) -> list[T]:

@@ -66,7 +66,7 @@ def trainer_state(trainer: Trainer) -> TrainerState:
         "validated": trainer.validated,
         "stop_reason": trainer.stop_reason,
         "validation": asdict(trainer.validation.progress) if trainer.validation else None,
-        "normalization": normalization.state_dict() if (normalization := _normalization(trainer)) else None,
+        "normalization": trainer.reward.normalization.state_dict(),
         "run": describe(trainer),
     }
     return TrainerState({f"{name}/{key}": t for name, own in groups.items() for key, t in own.items()}, values)
@@ -105,8 +105,7 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[str]:
         trainer.stop_reason = values["stop_reason"]
     if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
         trainer.validation.progress = Progress(**values["validation"])
-    if (normalization := _normalization(trainer)) and values["normalization"]:
-        normalization.load_state_dict(values["normalization"])
+    trainer.reward.normalization.load_state_dict(values["normalization"])
     return [f"{key}: {old} -> {new}{NOTES.get(key, '')}" for key, old, new in changes]
 
 
@@ -150,11 +149,6 @@ def _load_warm_start(trainer: Trainer, state: TrainerState) -> None:
     mine = 1.0 if processes.rank() == 0 else 0.0
     trainer.regression.gram = sums["gram"].to(trainer.regression.gram) * mine
     trainer.regression.cross = sums["cross"].to(trainer.regression.cross) * mine
-
-
-def _normalization(trainer: Trainer):
-    """Where rewards are normalised by what training has seen, that is state too."""
-    return getattr(trainer.reward, "normalization", None)
 
 
 def _global_random_states() -> dict[str, Tensor]:

@@ -60,17 +60,20 @@ class Trainer:
         cache: str | Path | None = None,
     ):
         self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
-        if config.batch_size % processes.count():
+        if config.batch_size % (processes.count() * config.pictures_per_prompt):
             raise ValueError(
                 f"batch_size is {config.batch_size}, which {processes.count()} processes cannot share evenly: it "
-                "counts the pictures of all of them; give a multiple of their number"
+                "counts the pictures of all of them; give a multiple of their number and of pictures_per_prompt"
             )
+        if reward.normalization.running and processes.count() > 1:
+            raise ValueError("running normalization sees one process's pictures only: take reference or none")
         if config.validate_every and not validation_prompts:
             raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing:
             generator.checkpoint_gradients()
+            reward.checkpoint_gradients()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.adapter: DenoiserLora = (
@@ -241,14 +244,16 @@ class Trainer:
 
     @contextmanager
     def _whole_or_undone(self) -> Iterator[None]:
-        """An exception inside (an interrupt, memory running out) leaves order and random state as before."""
+        """An exception inside (an interrupt, memory running out) leaves draws and statistics as before."""
         random, order = self.random.get_state(), self.order.state()
+        normalization = self.reward.normalization.state_dict()
         try:
             with explaining_out_of_memory(self.config, processes.count()):
                 yield
         except BaseException:
             self.random.set_state(random)
             self.order.load_state(order)
+            self.reward.normalization.load_state_dict(normalization)
             self.optimizer.zero_grad(set_to_none=True)
             raise
 
@@ -291,12 +296,14 @@ class Trainer:
             kl, start = torch.zeros(len(part.x0), device=part.x0.device), part.x0
             denoiser = self.adapter.network
         images = self.generator.generate(start, part.conditioning, config.steps, seed=part.seed, denoiser=denoiser)
-        scores = self.reward.scores(images, part.text)
-        reward = self.reward.combine(scores)
+        reward, scores = self.reward.judge(images, part.text)
         loss = kl - reward / config.temperature
         (loss.sum() * self._share).backward()
         sums = {"loss": loss.sum(), "reward": reward.sum(), "kl": kl.sum()}
         sums |= {f"reward/{name}": score.sum() for name, score in scores.items()}
+        if self.reward.held_out:
+            held_out = self.reward.scores(images, part.text, self.reward.held_out)
+            sums |= {f"held_out/{name}": score.sum() for name, score in held_out.items()}
         if config.train_type == "noise":
             sums["clipped"] = loss.new_tensor(self._clip.clipped_fraction * len(loss))
             ascent = -self._clip.gradient.float().flatten(1)
@@ -316,7 +323,8 @@ class Trainer:
         """This process's share of the next batch, in micro-batches. Rows and noise are drawn for the whole batch, so
         that they do not depend on how it is shared out."""
         config = self.config
-        rows, x0 = self.order.next(config.batch_size), self._noise(seed)
+        each, x0 = config.pictures_per_prompt, self._noise(seed)
+        rows = [row for row in self.order.next(config.batch_size // each) for _ in range(each)]
         share = config.batch_size // processes.count()
         size = min(config.micro_batch_size or share, share)
         first = processes.rank() * share
@@ -336,20 +344,9 @@ class Trainer:
 
     def _fault(self, passes: list["_Pass"]) -> str:
         """Which reward, in whichever process, made a step non-finite."""
-        faults = processes.gather(next(filter(None, map(self._reward_fault, passes)), None))
+        found = next(filter(None, (self.reward.fault(p.images, p.text) for p in passes)), None)
+        faults = processes.gather(found)
         return next(filter(None, faults), "the gradient of the generator is not finite: lower lr, or use dtype float32")
-
-    def _reward_fault(self, made: "_Pass") -> str | None:
-        """The reward whose score, or whose gradient in the pictures, is not finite."""
-        for name in self.reward.rewards:
-            images = made.images.clone().requires_grad_()
-            score = self.reward.scores(images, made.text)[name]
-            if not score.isfinite().all():
-                return f"reward {name!r} returned values that are not finite"
-            (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
-            if gradient is not None and not gradient.isfinite().all():
-                return f"the gradient of reward {name!r} is not finite"
-        return None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""LAION's aesthetic score: about 1 to 10, from pictures alone."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import TensorBatch
+from .base import BackboneReward
+from .checkpoints import find_file, read_weights
+from .clip import CLIP_L, ClipBackbone, load_clip
+from .heads import load_head
+
+HUB, FILE = "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth"
+ORIGINAL_FILE = "sac+logos+ava1-l14-linearMSE.pth"
+"""The same weights as its author published them (github.com/christophschuhmann/improved-aesthetic-predictor)."""
+
+
+class Aesthetic(BackboneReward):
+    """A chain of linear layers on CLIP ViT-L/14's unit picture features."""
+
+    name = "aesthetic"
+
+    def __init__(self, backbone: ClipBackbone, head: nn.Sequential):
+        self.backbone, self.head = backbone, head
+
+    def score_features(self, features: Tensor, text: TensorBatch) -> Tensor:
+        return self.head(features).squeeze(-1)
+
+    def to(self, device: torch.device | str) -> "Aesthetic":
+        self.backbone.to(device)
+        self.head.to(device)
+        return self
+
+
+def load_aesthetic(weights: str | Path | None, dtype: torch.dtype) -> Aesthetic:
+    """`weights` is a folder with the head's file and the folder of CLIP ViT-L/14, or None for the hub.
+
+    Raises:
+        ValueError: either is not there, or is something else.
+    """
+    folder = Path(weights) if weights else None
+    if folder and folder.is_dir() and (folder / ORIGINAL_FILE).is_file():
+        path = folder / ORIGINAL_FILE
+    else:
+        path = find_file("aesthetic", weights, HUB, FILE)
+    around = path.parent if folder and folder.is_file() else weights
+    backbone = load_clip("aesthetic", around if folder and folder.exists() else None, CLIP_L, dtype)
+    width = backbone.model.config.projection_dim
+    return Aesthetic(backbone, load_head(read_weights(path), "layers.", width, path))

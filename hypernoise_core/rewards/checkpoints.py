@@ -1,0 +1,122 @@
+"""Released weights: where they are, how they are read (never unpickled), and whether they are what they should be."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+Weights = dict[str, Tensor]
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Path:
+    """The path of a reward's weights file.
+
+    Args:
+        weights: the file itself, a folder that holds it (or a folder of the hub's name that does), a hub id, or None
+            for `hub`.
+
+    Raises:
+        ValueError: it is not there; the message says what to download and where to put it.
+    """
+    where = Path(weights) if weights else None
+    if where and where.is_file():
+        return where
+    hint = f"download {file} from {_address(hub)}{PUT_THERE}"
+    if where and where.is_dir():
+        for candidate in (where / file, where / Path(hub).name / file):
+            if candidate.is_file():
+                return candidate
+        raise ValueError(f"reward {name!r} is not in {where}: {hint}")
+    if weights and not _is_hub_id(str(weights)):
+        raise ValueError(f"reward {name!r}: there is no {weights}: {hint}")
+    try:
+        return Path(hf_hub_download(str(weights or hub), file))
+    except HUB_ERRORS as error:
+        raise ValueError(f"reward {name!r} cannot be fetched from {weights or hub}: {hint}") from error
+
+
+def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
+    """The folder saved by transformers, or hub id, of a reward's model; `weights` as in `find_file`.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    where = Path(weights) if weights else None
+    hint = f"download all of {_address(hub)} into a folder {Path(hub).name}{PUT_THERE}"
+    if where and where.is_dir():
+        for candidate in (where, where / Path(hub).name):
+            if (candidate / "config.json").is_file():
+                return str(candidate)
+        raise ValueError(f"reward {name!r} is not in {where}: {hint}")
+    if weights and not _is_hub_id(str(weights)):
+        raise ValueError(f"reward {name!r}: there is no folder {weights}: {hint}")
+    return str(weights or hub)
+
+
+PUT_THERE = " and pass the folder it lies in as the weights (--rewards_folder; in ComfyUI: models/hypernoise_rewards)"
+
+HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a .safetensors, .pt, .pth or .bin file, on the CPU; what lies under `state_dict`, where that is.
+
+    Raises:
+        ValueError: truncated, or not a file of weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is truncated or not a file of weights ({reason}): download it again") from error
+    content = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no weights: it is not the file that is expected here")
+    return dict(content)
+
+
+def load_model(
+    model_class: type[Model], config: PretrainedConfig, weights: Weights, dtype: torch.dtype, path: Path, **options
+) -> Model:
+    """A frozen transformers model with exactly these weights.
+
+    Raises:
+        ValueError: keys or shapes are not the model's; `path` is named.
+    """
+    with torch.device("meta"):
+        expected = model_class(config, **options).state_dict()
+    check_keys(weights, expected, path)
+    model = model_class.from_pretrained(None, config=config, state_dict=weights, **options)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights whose names or shapes are not `expected`'s, naming `path` and an example."""
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    wrong = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
+    for keys, what in ((missing, "lacks"), (extra, "has unknown"), (wrong, "has other shapes for")):
+        if keys:
+            raise ValueError(
+                f"{path} is not the file that is expected here: it {what} {len(keys)} of the model's tensors, such as "
+                f"{min(keys)}"
+            )
+
+
+def _address(hub: str) -> str:
+    return f"huggingface.co/{hub}"
+
+
+def _is_hub_id(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None

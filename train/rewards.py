@@ -1,0 +1,48 @@
+"""The arguments about rewards that several commands share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hypernoise_core.rewards import LoadOptions, RewardEnsemble, parse_rewards
+
+
+@dataclass(kw_only=True)
+class RewardArguments:
+    """How rewards are loaded; which, is each command's own."""
+
+    rewards_folder: str | None = None
+    """Folder with downloaded reward weights (in ComfyUI: models/hypernoise_rewards): HPS_v2.1_compressed.pt,
+    ImageReward.pt, PickScore_v1/, CLIP-ViT-H-14-laion2B-s32B-b79K/, bert-base-uncased/, … Fetched from the hub when not
+    given."""
+    rewards_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the rewards' encoders; their scores are float32 all the same. Take bfloat16 on a GPU."""
+    long_prompts: Literal["report", "chunk"] = "report"
+    """Prompts beyond a reward's window (77 tokens; 35 for imagereward): report cuts and warns, chunk scores them in
+    pieces."""
+    rewards_backend: Literal["native", "package"] = "native"
+    """package: the published package's own code for hpsv2 and imagereward, in the environment of
+    `make reward-packages`."""
+    offload_rewards: bool = False
+    """Keep rewards in main memory and move each to --device only while it scores."""
+    rewards_batch: int | None = None
+    """Pictures that a reward looks at at a time: lower it when memory runs out, the result stays the same."""
+
+    def __post_init__(self):
+        if self.rewards_batch is not None and self.rewards_batch < 1:
+            raise ValueError(f"rewards_batch is {self.rewards_batch}; it must be at least 1, or null for all at once")
+
+    def make_rewards(self, names: str, held_out: str = "", normalization: str = "none") -> RewardEnsemble:
+        """The weighted rewards of a line such as `hpsv2,redness=100`.
+
+        Raises:
+            ValueError: something is not known, not there, or weighs nothing.
+        """
+        options = LoadOptions(
+            weights=self.rewards_folder,
+            dtype=getattr(torch, self.rewards_dtype),
+            long_prompts=self.long_prompts,
+            backend=self.rewards_backend,
+        )
+        return parse_rewards(names, options, held_out, normalization, self.offload_rewards, self.rewards_batch)
