@@ -17,8 +17,20 @@ SETTINGS = dict(
 PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 
 
-def make(generator) -> Trainer:
-    return Trainer(generator, RewardEnsemble([(Redness(), 1.0)]), PROMPTS, TrainingConfig(**SETTINGS))
+def make(generator, **changes) -> Trainer:
+    config = TrainingConfig(**{**SETTINGS, **changes})
+    return Trainer(generator, RewardEnsemble([(Redness(), 1.0)]), PROMPTS, config)
+
+
+def first_step(generator) -> tuple[list[dict], list[torch.Tensor]]:
+    """(metrics, gradients) of one step from weights that are not zero, so that gradients reach every layer. Without
+    the warm start: what it solves for is ill-conditioned, which makes much of the order of a sum."""
+    trainer = make(generator, warm_start_pictures=0)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.parameters:
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.02)
+    return train(trainer, steps=1)
 
 
 def train(trainer: Trainer, steps: int | None = None) -> tuple[list[dict], list[torch.Tensor]]:
@@ -36,9 +48,10 @@ def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     generator = load_generator("embedded")
-    first = make(generator)
-    metrics, gradients = train(first, steps=1)
+    metrics, gradients = first_step(generator)
     torch.save({"metrics": metrics, "gradients": gradients}, folder / f"first-{rank}.pt")
+    first = make(generator)
+    train(first, steps=1)
     state = trainer_state(first)
     if rank == 0:
         Checkpoints(folder / "checkpoints").save(state, first.save)
