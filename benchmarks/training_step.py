@@ -19,11 +19,12 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from hypernoise_core import Trainer, TrainingConfig, load_generator
+from hypernoise_core import Reward, TensorBatch, Trainer, TrainingConfig, load_generator
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.layers import target_names
 from hypernoise_core.lora import ADAPTER, add_lora, lora_parameters, shared_clone
 from hypernoise_core.rewards import parse_rewards
+from hypernoise_core.rewards.clip import ClipReward
 from hypernoise_core.training.order import PromptOrder
 
 
@@ -45,7 +46,8 @@ class ReferenceStep:
     def __call__(self, rows: list[int], x0: Tensor, part: Callable) -> None:
         config, texts = self.config, [self.prompts[i] for i in rows]
         with part("text, each step"):
-            conditioning, text = self.generator.encode(texts), self.reward.encode_text(texts)
+            conditioning = self.generator.encode(texts)
+            text = {name: self._encode(one, texts) for name, one in self.reward.rewards.items()}
         with part("forward of f"):
             self._switch(True)
             forward = self.last.forward
@@ -56,7 +58,7 @@ class ReferenceStep:
             self._switch(False)
             images = self.generator.generate(x0 + delta, conditioning, config.steps, denoiser=self.denoiser)
         with part("rewards"):
-            scores = self.reward.scores(images, text)
+            scores = {name: one.score(images, text[name]) for name, one in self.reward.rewards.items()}
             for score in scores.values():
                 score.mean().item()
             kl = 0.5 * delta.square().flatten(1).sum(1)
@@ -70,43 +72,74 @@ class ReferenceStep:
             torch.nn.utils.clip_grad_norm_(self.lora.values(), config.grad_clip)
             self.optimizer.step()
 
+    def _encode(self, reward: Reward, texts: list[str]) -> TensorBatch:
+        if isinstance(reward, ClipReward):
+            reward.backbone._caches.clear()  # ours remembers
+        return reward.encode_text(texts)
+
     def _switch(self, on: bool) -> None:
         for module in self.denoiser.modules():
             if isinstance(module, LoraLayer):
                 module._disable_adapters = not on
 
     def _lora_branch(self, x: Tensor) -> Tensor:
-        base = self.last.get_base_layer()(x)
         layer = self.last
-        return (base + layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](x)) * layer.scaling[ADAPTER]) - base.detach()
+        layer.get_base_layer()(x)  # computed and dropped
+        return layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](x)) * layer.scaling[ADAPTER]
 
 
 class Clock:
-    """Seconds by part of a step."""
+    """Seconds of this process's CPU time by part of a step: other work on the machine does not count."""
 
     def __init__(self):
         self.seconds: dict[str, list[float]] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        begun = time.process_time()
         yield
-        self.seconds.setdefault(name, []).append(time.perf_counter() - begun)
+        self.seconds.setdefault(name, []).append(time.process_time() - begun)
 
 
-@contextmanager
-def saved_bytes(count: dict[str, int]) -> Iterator[None]:
-    """Counts what autograd keeps for the backward pass, each storage once, parameters left out."""
-    seen: dict[int, int] = {}
+class _Saved:
+    """A tensor that autograd keeps, counted while it does."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter) and not (tensor.is_leaf and not tensor.requires_grad):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def __init__(self, tensor: Tensor, memory: "SavedMemory"):
+        self.tensor, self.memory = tensor, memory
+        memory.take(tensor)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
-    count["bytes"] = sum(seen.values())
+    def __del__(self):
+        self.memory.give(self.tensor)
+
+
+class SavedMemory:
+    """The most bytes that autograd has kept for backward passes at a time: each storage once, parameters left out."""
+
+    def __init__(self):
+        self.peak = self.now = 0
+        self._uses: dict[int, int] = {}
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        def pack(tensor: Tensor):
+            return tensor if isinstance(tensor, torch.nn.Parameter) else _Saved(tensor, self)
+
+        def unpack(saved) -> Tensor:
+            return saved.tensor if isinstance(saved, _Saved) else saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+
+    def take(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        uses = self._uses[storage.data_ptr()] = self._uses.get(storage.data_ptr(), 0) + 1
+        self.now += storage.nbytes() if uses == 1 else 0
+        self.peak = max(self.peak, self.now)
+
+    def give(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._uses[storage.data_ptr()] -= 1
+        self.now -= storage.nbytes() if self._uses[storage.data_ptr()] == 0 else 0
 
 
 def main() -> None:
@@ -115,7 +148,6 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--checkpoint", action="store_true", help="gradient checkpointing in the trainer")
     args = parser.parse_args()
     torch.set_num_threads(1)
     generator, reward = load_generator("embedded"), parse_rewards(args.rewards)
@@ -136,20 +168,20 @@ def main() -> None:
             torch.nn.init.normal_(parameter, std=0.01)
     reference = ReferenceStep(generator, reward, prompts, trainer)
     compare_gradients(trainer, reference)
-    memory = {"reference": {}, "trainer": {}, "trainer, checkpointing": {}}
+    memory = {name: SavedMemory() for name in ("reference", "trainer", "trainer, checkpointing")}
     clock = Clock()
     events = trainer.events()
     for repeat in range(args.repeats + 1):
         if repeat == 1:
             clock.seconds.clear()  # the first is a warm-up
         rows, x0 = trainer.order.next(args.batch_size), generator.noise(args.batch_size, seed=repeat)
-        with clock("reference"), saved_bytes(memory["reference"]):
+        with clock("reference"), memory["reference"]():
             reference(rows, x0, clock)
-        with clock("trainer"), saved_bytes(memory["trainer"]):
+        with clock("trainer"), memory["trainer"]():
             next(events)
         generator.checkpoint_gradients(True)
         trainer.adapter.network.enable_gradient_checkpointing()
-        with clock("trainer, checkpointing"), saved_bytes(memory["trainer, checkpointing"]):
+        with clock("trainer, checkpointing"), memory["trainer, checkpointing"]():
             next(events)
         generator.checkpoint_gradients(False)
         trainer.adapter.network.disable_gradient_checkpointing()
@@ -169,16 +201,16 @@ def compare_gradients(trainer: Trainer, reference: ReferenceStep) -> None:
     print(f"gradients of the two differ by at most {worst:.1e} of a parameter's norm")
 
 
-def report(clock: Clock, memory: dict[str, dict[str, int]]) -> None:
+def report(clock: Clock, memory: dict[str, SavedMemory]) -> None:
     medians = {name: statistics.median(values) for name, values in clock.seconds.items()}
     print("\nthe reference's step by part:")
     for name, seconds in medians.items():
         if name not in memory:
             print(f"  {name:24} {1000 * seconds:8.1f} ms  {seconds / medians['reference']:6.1%}")
-    print(f"\n{'':26}{'ms a step':>10}{'faster':>10}{'saved MB':>10}{'ratio':>8}")
+    print(f"\n{'':26}{'ms a step':>10}{'faster':>10}{'kept MB':>10}{'ratio':>8}")
     for name in memory:
-        faster, ratio = medians["reference"] / medians[name], memory[name]["bytes"] / memory["reference"]["bytes"]
-        print(f"{name:26}{1000 * medians[name]:10.1f}{faster:9.2f}x{memory[name]['bytes'] / 2**20:10.1f}{ratio:8.2f}")
+        faster, ratio = medians["reference"] / medians[name], memory[name].peak / memory["reference"].peak
+        print(f"{name:26}{1000 * medians[name]:10.1f}{faster:9.2f}x{memory[name].peak / 2**20:10.1f}{ratio:8.2f}")
 
 
 if __name__ == "__main__":

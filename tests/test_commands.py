@@ -1,6 +1,8 @@
 """The command lines, called as they are: what they leave behind, and one clear line for everything wrong."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,41 @@ def test_a_printed_configuration_repeats_the_run(folder, capsys):
     train_command.main(["--config=mine.yaml", "--save_dir=a"])
     train_command.main([*QUICK, "--rewards=redness", "--save_dir=b"])
     assert (folder / "a/metrics.jsonl").read_text() == (folder / "b/metrics.jsonl").read_text()
+
+
+def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, capsys):
+    train_command.main([*QUICK, "--rewards=redness", "--save_dir=run", "--max_steps=3", "--validate_every=2"])
+    shutil.copytree("run", "other")
+    Path("run/checkpoints/step-000003/complete.json").unlink()  # as if it had been killed in its last step
+    capsys.readouterr()
+    train_command.main(["--resume=run", "--keep_checkpoints=1"])
+    out = capsys.readouterr().out
+    assert "going on from run/checkpoints/step-000002" in out
+    assert "changed since" not in out
+    assert (folder / "run/metrics.jsonl").read_text() == (folder / "other/metrics.jsonl").read_text()
+    train_command.main(["--resume=auto", "--save_dir=other", "--max_steps=4"])
+    assert "changed since: max_steps: 3 -> 4" in capsys.readouterr().out
+    report, card = ((folder / "other" / name).read_text() for name in ("report.md", "README.md"))
+    assert "4 of 4 steps" in report
+    assert "validation/score" in report
+    assert all((folder / "other" / name).is_file() for name in re.findall(r"\]\((.*?)\)", report))
+    assert "base_model: embedded" in card
+    with pytest.raises(ValueError, match="rank is 8, the checkpoint has 4"):
+        train_command.main(["--resume=other", "--lora_rank=8"])
+    with pytest.raises(ValueError, match="step-000002 is older than step-000004"):
+        train_command.main(["--resume=other/checkpoints/step-000002"])
+
+
+def test_what_is_validated_on_can_be_removed_from_training(folder, capsys):
+    (folder / "p.txt").write_text("a red square\ntwo crosses\nA red  square.\na blue cross\n")
+    (folder / "v.txt").write_text("Two crosses\n")
+    line = [*QUICK, "--rewards=redness", "--prompts=p.txt", "--validation_prompts=v.txt", "--validate_every=2"]
+    train_command.main([*line, "--save_dir=a"])
+    out = capsys.readouterr().out
+    assert "1 of 4 prompts are there twice, such as 'A red  square.': remove them by --drop_duplicates" in out
+    assert "1 of 4 prompts are to be validated on, such as 'two crosses'" in out
+    train_command.main([*line, "--save_dir=b", "--drop_duplicates"])
+    assert "2 prompts, " in (folder / "b/report.md").read_text()
 
 
 def test_the_references_names_are_accepted(folder):
@@ -147,6 +184,13 @@ WRONG = {
     "corrupted recipe": ("train --config broken.yaml", "broken.yaml"),
     "unknown recipe key": ("train --config odd.yaml", "learning_rate"),
     "missing recipe": ("train --config nowhere.yaml", "nowhere.yaml"),
+    "nothing to go on from": ("train --resume used", "no complete checkpoint at used"),
+    "auto without a folder": ("train --resume auto", "--save_dir"),
+    "auto in a stranger's folder": ("train --resume auto --save_dir used", "not empty"),
+    "tracker": ("train --trackers comet", "'comet'"),
+    "a tracker that is not installed": ("train --trackers wandb --save_dir new", "wandb is not installed"),
+    "stopping without validation": ("train --patience 2", "validate_every is 0"),
+    "8-bit Adam": ("train --optim adamw8bit", "[8bit]"),
     "used folder": ("train --save_dir used", "not empty"),
     "no prompt": ("generate", "--prompt"),
     "no such adapter": ("generate --prompt x --adapter nowhere.safetensors", "nowhere.safetensors"),

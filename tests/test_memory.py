@@ -32,7 +32,7 @@ def test_memory_that_runs_out_gives_advice_and_leaves_the_trainer_whole(generato
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(t.reward, "scores", full)
+        patch.setattr(t.reward, "judge", full)
         with pytest.raises(
             OutOfMemoryError, match=r"2\.00 GiB.*\(1\) gradient checkpointing on.*\(2\) micro_batch_size 4 -> 2"
         ):

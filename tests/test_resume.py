@@ -105,16 +105,16 @@ def test_an_interrupt_inside_a_step_undoes_it(generator, redness, mix, monkeypat
     unbroken, broken = (make(generator, redness, mix, max_steps=3, accumulation_steps=2) for _ in range(2))
     wanted = told(unbroken.events())
     got = told(broken.events(), 1)
-    calls, scores = [], broken.reward.scores
+    calls, judge = [], broken.reward.judge
 
     def interrupted(*args):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return scores(*args)
+        return judge(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(broken.reward, "scores", interrupted)
+        patch.setattr(broken.reward, "judge", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(broken.events())
     assert got + told(broken.events()) == wanted

@@ -192,9 +192,10 @@ def test_diversity_compares_pictures_of_one_prompt():
 def test_several_pictures_a_prompt_in_a_batch(generator, prompts):
     config = TrainingConfig(rank=4, alpha=8, batch_size=4, pictures_per_prompt=2, max_steps=1, diagnostics_every=0)
     trainer = Trainer(generator, RewardEnsemble([(Diversity(), 1.0)]), prompts, config)
-    rows = trainer._next_rows()
-    assert rows[::2] == rows[1::2]
-    assert rows[0] != rows[2]
+    (part,) = trainer._draw(seed=0)
+    embeds = part.conditioning["embeds"]
+    assert torch.equal(embeds[::2], embeds[1::2])
+    assert not torch.equal(embeds[0], embeds[2])
     assert next(trainer.events()).metrics["reward/diversity"] > 0
     with pytest.raises(ValueError, match="pictures_per_prompt is 3"):
         TrainingConfig(batch_size=4, pictures_per_prompt=3)

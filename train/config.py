@@ -9,7 +9,7 @@ from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.rewards import RewardEnsemble
 from hypernoise_core.training import TrainingConfig
 
-from .launch import Tracker
+from .launch import Tracker, check_installed
 from .model import ModelArguments
 from .prompts import TASKS, load_mix
 from .rewards import RewardArguments
@@ -172,6 +172,8 @@ class TrainArguments(ModelArguments, RewardArguments):
             raise ValueError("enable_modulate_noise is false; only x0 + f(x0) is supported: leave it out")
         if unknown := [name for name in self.tracker_names if name not in get_args(Tracker)]:
             raise ValueError(f"unknown tracker {unknown[0]!r}: choose from {', '.join(get_args(Tracker))}")
+        for name in self.tracker_names:
+            check_installed(name)
 
     @property
     def tracker_names(self) -> list[str]:

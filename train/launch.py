@@ -33,14 +33,9 @@ class Trackers:
         names: which; none is fine.
         folder: of the run; TensorBoard writes into `tensorboard/` there.
         first_step: what an earlier log of the same run holds after it was undone by a stop, and is hidden.
-
-    Raises:
-        ValueError: a tracker's package is not installed.
     """
 
     def __init__(self, names: Sequence[Tracker], folder: Path, first_step: int = 0):
-        for name in names:
-            _check_installed(name)
         from accelerate import tracking
 
         self._trackers = []
@@ -63,6 +58,10 @@ class Trackers:
             tracker.finish()
 
 
-def _check_installed(name: Tracker) -> None:
+def check_installed(name: Tracker) -> None:
+    """
+    Raises:
+        ValueError: the tracker's package is not installed.
+    """
     if importlib.util.find_spec(name) is None:
         raise ValueError(f"tracker {name} is not installed: pip install {name}, or leave it out of --trackers")
