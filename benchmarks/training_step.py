@@ -3,10 +3,10 @@
 python -m benchmarks.training_step                       # the embedded SANA-Sprint pipeline, batch 16
 python -m benchmarks.training_step --rewards embedded,redness=0.1 --batch_size 8 --repeats 10
 
-The baseline does what the reference does, in its order: prompts and reward text are encoded at every step, one denoiser
-has its LoRA layers switched on for f and off for the generator, the last layer's base output is computed and dropped,
-gradients are checked parameter by parameter and clipped twice, and every reward is read back by itself. Its gradients
-are compared with the trainer's, so that both do the same work.
+The baseline does what the reference does, in its order: prompts and reward text are encoded at every step and keep
+their padding to 300 tokens, one denoiser has its LoRA layers switched on for f and off for the generator, the last
+layer's base output is computed and dropped, gradients are checked parameter by parameter and clipped twice, and every
+reward is read back by itself. Its gradients are compared with the trainer's, so that both do the same work.
 """
 
 import argparse
@@ -46,7 +46,8 @@ class ReferenceStep:
     def __call__(self, rows: list[int], x0: Tensor, part: Callable) -> None:
         config, texts = self.config, [self.prompts[i] for i in rows]
         with part("text, each step"):
-            conditioning = self.generator.encode(texts)
+            encoded = self.generator.pipeline.encode_prompt(texts, complex_human_instruction=None)
+            conditioning = TensorBatch(dict(zip(("embeds", "mask"), encoded, strict=True)))
             text = {name: self._encode(one, texts) for name, one in self.reward.rewards.items()}
         with part("forward of f"):
             self._switch(True)
