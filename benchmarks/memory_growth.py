@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command.main(
             [
-                *("--rewards=redness", "--batch_size=2", "--lora_rank=4", "--optim=adamw", "--ema_decay=0.99"),
+                *("--rewards=redness", "--batch_size=2", "--lora_rank=4", "--warm_start_pictures=0"),
                 *("--save_every=100", "--log_every=100", "--validate_every=200", "--diagnostics_every=100"),
                 *(f"--prompts={args.prompts}", f"--max_steps={args.steps}", f"--save_dir={Path(folder) / 'run'}"),
                 *([f"--prompts_dir={args.prompts_dir}"] if args.prompts_dir else []),
