@@ -129,7 +129,7 @@ class TrainArguments(ModelArguments, RewardArguments):
     enable_modulate_noise: bool = True
     """x0 + f(x0), the only way supported; the reference could also replace x0 by f(x0)."""
     compile: bool = False
-    """torch.compile both denoisers: minutes at first, then faster steps on a GPU. Nothing is gained on a CPU."""
+    """torch.compile both denoisers: minutes at first; for a GPU, not measured yet. Nothing is gained on a CPU."""
     max_skipped: int = 5
     """Non-finite steps in a row after which the run stops and names the reward at fault."""
 

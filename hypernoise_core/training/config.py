@@ -65,7 +65,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, a fraction of the memory."""
     compile: bool = False
-    """`torch.compile` the generator's denoiser and the hypernetwork's: minutes at first, faster steps on a GPU."""
+    """`torch.compile` the generator's denoiser and the hypernetwork's: minutes at first; not measured yet."""
     diagnostics_every: int = 100
     """Steps between measurements of ½ tr J², Lipschitz constant and noise statistics; 0 for never."""
     validate_every: int = 0
