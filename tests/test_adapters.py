@@ -86,6 +86,7 @@ CONFIGS = {
     "plain": {},
     "one alpha differs": {"alpha_pattern": {"to_k": 1.0}},
     "ranks differ": {"rank_pattern": {"to_k": 5, "to_v": 2}},
+    "all ranks differ": {"rank_pattern": {"to_q": 2, "to_k": 5, "to_v": 2}},
     "rslora": {"use_rslora": True},
 }
 
