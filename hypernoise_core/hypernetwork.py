@@ -70,7 +70,7 @@ class DenoiserLora:
             denoiser_sha256=denoiser_fingerprint(self.generator.denoiser),
             rank=self.rank,
             alpha=self.alpha,
-            last_layer=keys.diffusers_name(self.last_layer) if self.last_layer else "",
+            last_layer=keys.diffusers_name(self.last_layer) if keys.comfy and self.last_layer else self.last_layer,
             layers=None if len(self.ranks) == len(names) else len(layer_ranks(weights)),
             training={**self.training, **{key: str(value) for key, value in training.items()}},
         )
@@ -170,7 +170,7 @@ def find_last_layer(generator: Generator) -> str:
         if isinstance(module, TARGETS)
     ]
     try:
-        side = 2 * generator.latent_scale
+        side = 2 * generator.size_multiple
         generator.first_call(generator.denoiser, generator.noise(1, side, side), generator.encode([""]))
     finally:
         for hook in hooks:

@@ -2,27 +2,9 @@
 
 import pytest
 import torch
+from reference import pipeline_pictures
 
 from hypernoise_core import load_generator
-
-
-def pipeline_pictures(generator, x0, prompts, steps, seed=0):
-    """What `SanaSprintPipeline.__call__` itself returns, without its no_grad: [B, 3, H, W] in [0, 1]."""
-    call = type(generator.pipeline).__call__.__wrapped__
-    return call(
-        generator.pipeline,
-        prompt=prompts,
-        num_inference_steps=steps,
-        intermediate_timesteps=1.3 if steps == 2 else None,
-        height=x0.shape[-2] * generator.latent_scale,
-        width=x0.shape[-1] * generator.latent_scale,
-        latents=x0,
-        generator=torch.Generator().manual_seed(seed),
-        use_resolution_binning=False,
-        complex_human_instruction=None,
-        output_type="pt",
-        return_dict=False,
-    )[0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from conftest import randomized
+from reference import reference_delta
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
 from hypernoise_core.adapter_file import read_adapter
@@ -46,34 +46,9 @@ def test_every_layer_is_adapted_depthwise_convolutions_densely(generator):
     assert weights["transformer_blocks.0.ff.conv_depth.lora_B.weight"].shape == (conv.out_channels, 4, 1, 1)
 
 
-def reference_delta(generator, f, x0, conditioning):
-    """f_φ in plain torch: hooks on the generator's own layers add the LoRA branch, the last returns that alone."""
-    weights, scale = lora_parameters(f.network), f.alpha / f.rank
-
-    def hook(name):
-        a, b = weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]
-
-        def add(module, inputs, output):
-            if a.dim() == 2:
-                branch = F.linear(F.linear(inputs[0], a), b)
-            else:
-                branch = F.conv2d(F.conv2d(inputs[0], a, None, module.stride, module.padding), b)
-            return scale * branch + (0 if name == f.last_layer else output)
-
-        return add
-
-    modules = dict(generator.denoiser.named_modules())
-    handles = [modules[name].register_forward_hook(hook(name)) for name in target_names(generator.denoiser)]
-    try:
-        return generator.first_call(generator.denoiser, x0, conditioning)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def test_output_and_gradients_equal_plain_torch(generator, hypernetwork, prompts):
     x0, conditioning = generator.noise(3), generator.encode(prompts[:3])
-    expected = reference_delta(generator, hypernetwork, x0, conditioning)
+    expected = reference_delta(generator, hypernetwork, x0, prompts[:3])
     got = hypernetwork(x0, conditioning)
     assert expected.abs().max() > 0.01
     assert torch.allclose(got, expected, atol=1e-5)

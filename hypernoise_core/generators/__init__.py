@@ -4,45 +4,130 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from ..embedded import GENERATOR_FOLDER
 from .base import Generator
+from .diffusers_generator import DiffusersGenerator
+from .flux import Flux
 from .sana_sprint import SanaSprint
+from .stable_diffusion import StableDiffusion, StableDiffusionXL
 
-FAMILIES = {family.pipeline_class.__name__: family for family in (SanaSprint,)}
+FAMILIES: dict[str, type[DiffusersGenerator]] = {
+    family.pipeline_class.__name__: family for family in (SanaSprint, StableDiffusion, StableDiffusionXL, Flux)
+}
 """diffusers pipeline class name to the family that runs it."""
 
 SHORT_NAMES = {
     "embedded": str(GENERATOR_FOLDER),
     "sana": "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers",
+    "sana-1.6b": "Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers",
+    "sd-turbo": "stabilityai/sd-turbo",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "flux": "black-forest-labs/FLUX.1-schnell",
 }
 """The names that the reference implementation's `--model` takes, and the generator that this repository ships."""
 
-__all__ = ["FAMILIES", "SHORT_NAMES", "Generator", "load_generator"]
+SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
+
+__all__ = ["FAMILIES", "SHORT_NAMES", "DiffusersGenerator", "Generator", "load_generator"]
 
 
-def load_generator(model: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Generator:
+def load_generator(
+    model: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    variant: str | None = None,
+    config: str | None = None,
+    offload: bool = False,
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
+) -> DiffusersGenerator:
     """Load a few-step model and freeze it.
 
     Args:
-        model: a folder saved by diffusers, a hub id, or one of `SHORT_NAMES`.
+        model: a folder saved by diffusers, a hub id, one of `SHORT_NAMES`, or a `.safetensors` file with a denoiser
+            (alone or in a whole checkpoint) under diffusers' or the original names.
         device: where it runs, such as `cuda`.
         dtype: of its weights; noise, residuals and pictures are float32 all the same.
+        variant: of the weight files, such as `fp16`, as in diffusers.
+        config: folder, hub id or short name of the pipeline that a single file's denoiser belongs in; all else is
+            loaded from there.
+        offload: keep the text encoders in CPU memory and bring them to the device only while prompts are encoded.
+        vae_slicing: decode the pictures of a batch one after the other: less memory, the same pictures.
+        vae_tiling: decode large pictures in overlapping tiles: far less memory, slightly other pictures.
 
     Raises:
         ValueError: nothing is found there, or no family here runs its pipeline class.
     """
-    source = SHORT_NAMES.get(model, model)
+    _check_device(device)
+    single_file = model if Path(model).suffix in SINGLE_FILES else None
+    if single_file and not Path(single_file).is_file():
+        raise ValueError(f"no generator at {model!r}: no such file")
+    if single_file and not config:
+        raise ValueError(f"{model!r} is a denoiser alone: say by config which pipeline it belongs in, such as sd-turbo")
+    base = config if single_file else model
+    source = SHORT_NAMES.get(base, base)
+    family = _family(base, source)
+    components = {}
+    try:
+        if single_file:
+            components[family.denoiser_name] = _load_denoiser(family, single_file, source, dtype)
+        pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        raise ValueError(f"cannot load {model!r}: {_remedy(error, source)}") from error
+    for key, component in pipeline.components.items():
+        if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
+            component.to(device)
+    if vae_slicing:
+        pipeline.vae.enable_slicing()
+    if vae_tiling:
+        pipeline.vae.enable_tiling()
+    name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
+    return family(pipeline, name, offload)
+
+
+def _family(model: str, source: str) -> type[DiffusersGenerator]:
     try:
         class_name = DiffusionPipeline.load_config(source)["_class_name"]
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, KeyError) as error:
-        raise ValueError(
-            f"no generator at {model!r}: give a folder saved by diffusers (with model_index.json), a hub id that this "
-            f"machine can reach, or one of {', '.join(SHORT_NAMES)}"
-        ) from error
+    except (OSError, HfHubHTTPError, ValueError, KeyError) as error:
+        raise ValueError(f"no generator at {model!r}: {_remedy(error, source)}") from error
     if class_name not in FAMILIES:
         raise ValueError(f"{model!r} is a {class_name}; the families known here are {', '.join(FAMILIES)}")
-    family = FAMILIES[class_name]
-    pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype).to(device)
-    return family(pipeline, name=model if model in SHORT_NAMES else Path(model).name if Path(model).is_dir() else model)
+    return FAMILIES[class_name]
+
+
+def _load_denoiser(family: type[DiffusersGenerator], path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
+    """The denoiser in a single file, built as the pipeline at `source` describes it."""
+    module = DiffusionPipeline.load_config(source)[family.denoiser_name][1]
+    denoiser_class = getattr(__import__("diffusers"), module)
+    return denoiser_class.from_single_file(path, config=source, subfolder=family.denoiser_name, torch_dtype=dtype)
+
+
+def _remedy(error: BaseException, source: str) -> str:
+    """What to do about a model that does not load, from the error's first cause."""
+    causes: list[BaseException] = []
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"it is gated: accept its terms at huggingface.co/{source} and log in by `hf auth login`, or give a folder "
+            "with its files"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return "the hub has no such public repository: check the name, or log in by `hf auth login` if it is private"
+    if isinstance(causes[0], ValueError) or Path(source).is_dir():
+        return " ".join(str(causes[0]).split())
+    return (
+        "give a folder saved by diffusers (with model_index.json), a hub id that this machine can reach, or one of "
+        + ", ".join(SHORT_NAMES)
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not there ({str(error).splitlines()[0]}): try cpu") from error

@@ -29,6 +29,11 @@ class Generator(ABC):
     """Side, in pixels, of the pictures that the model was trained on."""
     device: torch.device
 
+    @property
+    def size_multiple(self) -> int:
+        """Sides of pictures are multiples of this many pixels."""
+        return self.latent_scale
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """The conditioning of each prompt, without gradients. Costs a text encoder call: cache the result."""
@@ -77,9 +82,9 @@ class Generator(ABC):
         `height` and `width` are in pixels and default to `default_size`.
         """
         height, width = height or self.default_size, width or self.default_size
-        if height % self.latent_scale or width % self.latent_scale:
+        if height < 1 or width < 1 or height % self.size_multiple or width % self.size_multiple:
             raise ValueError(
-                f"{self.name} makes pictures whose sides are multiples of {self.latent_scale} pixels; "
+                f"{self.name} makes pictures whose sides are multiples of {self.size_multiple} pixels; "
                 f"{width}x{height} is not: round it"
             )
         shape = (batch, self.latent_channels, height // self.latent_scale, width // self.latent_scale)

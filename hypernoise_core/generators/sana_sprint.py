@@ -1,14 +1,11 @@
 """SANA-Sprint (Chen et al. 2025, arXiv 2503.09641): TrigFlow with a linear-attention transformer and a DC-AE."""
 
-from collections.abc import Sequence
-
 import torch
 from diffusers import SanaSprintPipeline, SCMScheduler
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..batch import TensorBatch
-from .base import Generator
+from .diffusers_generator import DiffusersGenerator
 
 GUIDANCE_SCALE = 4.5
 """`SanaSprintPipeline`'s default. Sprint was distilled with guidance as an input: it costs no second call."""
@@ -20,27 +17,15 @@ SECOND_TIMESTEP = 1.3
 """The second of two steps; other counts are spaced evenly. As in `SanaSprintPipeline`."""
 
 
-class SanaSprint(Generator):
+class SanaSprint(DiffusersGenerator):
     """A `SanaSprintPipeline`. Prompts are encoded without SANA's complex human instruction, as the paper's authors
     train and infer; the instruction changes the pictures of the full-size model."""
 
     family = "sana-sprint"
     pipeline_class = SanaSprintPipeline
 
-    def __init__(self, pipeline: SanaSprintPipeline, name: str):
-        self.name = name
-        self.pipeline = pipeline
-        self.denoiser = pipeline.transformer.eval().requires_grad_(False)
-        self.autoencoder = pipeline.vae.eval().requires_grad_(False)
-        self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
-        self.latent_channels = self.denoiser.config.in_channels
-        self.latent_scale = pipeline.vae_scale_factor
-        self.default_size = self.denoiser.config.sample_size * self.latent_scale
-        self.device = self.denoiser.device
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> TensorBatch:
-        embeds, mask = self.pipeline.encode_prompt(list(prompts), complex_human_instruction=None, device=self.device)
+    def _encode(self, prompts: list[str]) -> TensorBatch:
+        embeds, mask = self.pipeline.encode_prompt(prompts, complex_human_instruction=None, device=self.device)
         longest = int(mask.sum(1).max())  # of 300: what is masked out changes no picture and costs most of the time
         return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})
 
@@ -82,22 +67,3 @@ class SanaSprint(Generator):
             trigflow = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s**2) * v) / norm * sigma_data
             x, clean = scheduler.step(trigflow, t, x, generator=random, return_dict=False)
         return clean / sigma_data
-
-    def decode(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
-        pictures = self.autoencoder.decode(latents, return_dict=False)[0].float()
-        return (pictures / 2 + 0.5).clamp(0, 1)
-
-    def checkpoint_gradients(self, enabled: bool = True) -> None:
-        if enabled:
-            self.denoiser.enable_gradient_checkpointing()
-        else:
-            self.denoiser.disable_gradient_checkpointing()
-        for block in self.autoencoder.decoder.up_blocks:  # AutoencoderDC has no checkpointing of its own
-            block.__dict__.pop("forward", None)
-            if enabled:
-                block.forward = _checkpointed(block.forward)
-
-
-def _checkpointed(forward):
-    return lambda *args: checkpoint(forward, *args, use_reentrant=False)

@@ -1,0 +1,96 @@
+"""What the generators made of diffusers pipelines share: a family adds what its denoiser wants to see."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..batch import TensorBatch
+from .base import Generator
+
+
+class DiffusersGenerator(Generator):
+    """A frozen diffusers pipeline. A family sets the class attributes and implements `_encode`, `first_call` and
+    `denoise`.
+
+    Args:
+        pipeline: with its denoiser and autoencoder on the device that they are to run on.
+        name: for messages and metadata.
+        offload: text encoders stay in CPU memory and visit the device while prompts are encoded.
+    """
+
+    pipeline_class: type[DiffusionPipeline]
+    denoiser_name = "transformer"
+    """The pipeline's component that denoises."""
+
+    def __init__(self, pipeline: DiffusionPipeline, name: str, offload: bool = False):
+        self.name = name
+        self.pipeline = pipeline
+        self.denoiser = getattr(pipeline, self.denoiser_name)
+        self.autoencoder = pipeline.vae
+        self.text_encoders = [
+            module
+            for key, module in pipeline.components.items()
+            if key.startswith("text_encoder") and isinstance(module, nn.Module)
+        ]
+        for module in (self.denoiser, self.autoencoder, *self.text_encoders):
+            module.eval().requires_grad_(False)
+        self.offload = offload
+        self.device = self.denoiser.device
+        self.latent_channels = self.denoiser.config.in_channels
+        self.latent_scale = pipeline.vae_scale_factor
+        sample_size = self.denoiser.config.get("sample_size") or pipeline.default_sample_size  # in latent cells
+        self.default_size = sample_size * self.latent_scale
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TensorBatch:
+        with self._text_encoders_on_device():
+            return self._encode(list(prompts))
+
+    @abstractmethod
+    def _encode(self, prompts: list[str]) -> TensorBatch:
+        """`encode`, with gradients off and the text encoders where they belong."""
+
+    @contextmanager
+    def _text_encoders_on_device(self) -> Iterator[None]:
+        if not self.offload:
+            yield
+            return
+        for module in self.text_encoders:
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            for module in self.text_encoders:
+                module.to("cpu")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        config = self.autoencoder.config
+        latents = latents.to(self.autoencoder.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        pictures = self.autoencoder.decode(latents, return_dict=False)[0].float()
+        return (pictures / 2 + 0.5).clamp(0, 1)
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        for module in (self.denoiser, self.autoencoder):
+            if not module._supports_gradient_checkpointing:
+                _checkpoint_up_blocks(module.decoder, enabled)
+            elif enabled:
+                module.enable_gradient_checkpointing()
+            else:
+                module.disable_gradient_checkpointing()
+
+
+def _checkpoint_up_blocks(decoder: nn.Module, enabled: bool) -> None:
+    """For AutoencoderDC, which has no checkpointing of its own: its up blocks hold most of the activations."""
+    for block in decoder.up_blocks:
+        block.__dict__.pop("forward", None)
+        if enabled:
+            block.forward = _checkpointed(block.forward)
+
+
+def _checkpointed(forward):
+    return lambda *args: checkpoint(forward, *args, use_reentrant=False)

@@ -1,0 +1,121 @@
+"""Every family on toy pipelines of the real classes, against diffusers' own `__call__` and the paper's arithmetic."""
+
+import pytest
+import torch
+from conftest import randomized
+from reference import first_prediction, pipeline_pictures, reference_delta
+from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
+
+from hypernoise_core import NoiseHypernetwork
+from hypernoise_core.hypernetwork import find_last_layer
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def family(request):
+    return tiny_generator(request.param)
+
+
+def close(a, b, tolerance=1e-5):
+    return (a - b).abs().max() <= tolerance * max(1.0, b.abs().max().item())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 32])
+def test_pictures_equal_the_pipelines(family, steps):
+    x0 = family.noise(3, 32, 64, seed=3)
+    got = family.generate(x0, family.encode(PROMPTS), steps, seed=7)
+    assert got.shape == (3, 3, 32, 64)
+    assert got.std() > 0.05
+    with torch.no_grad():
+        assert close(got, pipeline_pictures(family, x0, PROMPTS, steps, seed=7))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_gradients_equal_the_pipelines(family, steps):
+    x0 = family.noise(2, 32, 32, seed=3).requires_grad_()
+    pictures = family.generate(x0, family.encode(PROMPTS[:2]), steps)
+    got = torch.autograd.grad(pictures.square().mean(), x0)[0]
+    expected = torch.autograd.grad(pipeline_pictures(family, x0, PROMPTS[:2], steps).square().mean(), x0)[0]
+    assert expected.abs().max() > 0
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_the_first_call_is_what_the_paper_feeds_the_denoiser(family):
+    x0 = family.noise(3, 32, 48, seed=1)
+    got = family.first_call(family.denoiser, x0, family.encode(PROMPTS))
+    assert close(got, first_prediction(family, x0, PROMPTS))
+
+
+def test_hypernetworks_start_at_exactly_zero(family):
+    f = NoiseHypernetwork(family, rank=4, alpha=8)
+    delta = f(family.noise(3, 32, 48), family.encode(PROMPTS))
+    assert delta.shape == (3, family.latent_channels, 32 // family.latent_scale, 48 // family.latent_scale)
+    assert torch.count_nonzero(delta) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_modulated_pictures_equal_the_references(family, steps):
+    f = randomized(NoiseHypernetwork(family, rank=4, alpha=8), scale=0.1)
+    x0, conditioning = family.noise(3, 32, 32, seed=1), family.encode(PROMPTS)
+    with torch.no_grad():
+        delta = reference_delta(family, f, x0, PROMPTS)
+        expected = pipeline_pictures(family, x0 + delta, PROMPTS, steps)
+        assert delta.abs().max() > 0.01
+        assert close(f(x0, conditioning), delta)
+        assert close(f.generate(x0, conditioning, steps), expected)
+        assert not close(f.generate(x0, conditioning, steps), family.generate(x0, conditioning, steps))
+
+
+def test_training_gradients_equal_those_through_the_pipeline(family):
+    f = randomized(NoiseHypernetwork(family, rank=4, alpha=8), scale=0.1)
+    x0, parameters = family.noise(2, 32, 32, seed=1), list(f.parameters())
+    ours = f.generate(x0, family.encode(PROMPTS[:2]))
+    reference = pipeline_pictures(family, x0 + reference_delta(family, f, x0, PROMPTS[:2]), PROMPTS[:2], steps=1)
+    assert close(ours, reference)
+    got = torch.cat([g.flatten() for g in torch.autograd.grad(ours.square().mean(), parameters)])
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(reference.square().mean(), parameters)])
+    assert (got - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_the_last_layer_is_found_by_running(family):
+    assert find_last_layer(family) == {"sd-turbo": "conv_out", "sdxl-turbo": "conv_out"}.get(family.family, "proj_out")
+
+
+def test_checkpointing_keeps_gradients_and_saves_activations(family):
+    conditioning = family.encode(PROMPTS[:1])
+
+    def gradient():
+        x, saved = family.noise(1, 64, 64, seed=2).requires_grad_(), []
+
+        def note(tensor):
+            saved.append(tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            picture = family.generate(x, conditioning)
+        return torch.autograd.grad(picture.mean(), x)[0], sum(saved)
+
+    plain, memory = gradient()
+    family.checkpoint_gradients()
+    try:
+        again, less = gradient()
+    finally:
+        family.checkpoint_gradients(False)
+    assert close(again, plain, 1e-7)
+    assert less < 0.7 * memory
+    assert torch.equal(gradient()[0], plain)
+
+
+def test_sizes_that_do_not_fit_are_named(family):
+    with pytest.raises(ValueError, match=rf"multiples of {family.size_multiple}"):
+        family.noise(1, 32 + family.size_multiple // 2, 32)
+
+
+def test_half_precision_stays_close_and_noise_stays_float32(family):
+    half = tiny_generator(family.family)
+    half.pipeline.to(torch.bfloat16)
+    x0, conditioning = family.noise(2, 32, 32), half.encode(PROMPTS[:2])
+    f = NoiseHypernetwork(half, rank=4, alpha=8)
+    assert f(x0, conditioning).dtype == half.generate(x0, conditioning).dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in f.parameters())
+    difference = half.generate(x0, conditioning) - family.generate(x0, family.encode(PROMPTS[:2]))
+    assert 0 < difference.abs().mean() < 0.05

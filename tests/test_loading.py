@@ -1,0 +1,166 @@
+"""`load_generator`: folders, single files, precisions and offload as diffusers users expect, and errors that help."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors.torch import save_file
+from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator, tiny_pipeline
+
+from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core.comfy_keys import key_map
+from hypernoise_core.lora import target_names
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def saved(request, tmp_path_factory):
+    """(family, folder with its pipeline as diffusers saves it)"""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    tiny_pipeline(request.param).save_pretrained(folder)
+    return request.param, folder
+
+
+def pictures(generator):
+    return generator.generate(generator.noise(2, 32, 64, seed=1), generator.encode(PROMPTS[:2]))
+
+
+def test_a_saved_pipeline_makes_the_same_pictures(saved):
+    family, folder = saved
+    generator = load_generator(str(folder))
+    assert (generator.family, generator.name) == (family, family)
+    assert torch.allclose(pictures(generator), pictures(tiny_generator(family)), atol=1e-6)
+    assert not any(p.requires_grad for p in generator.denoiser.parameters())
+
+
+def test_precision_offload_and_slicing(saved):
+    _, folder = saved
+    generator = load_generator(str(folder), dtype=torch.bfloat16, offload=True, vae_slicing=True)
+    assert generator.denoiser.dtype == generator.autoencoder.dtype == torch.bfloat16
+    assert generator.offload and len(generator.text_encoders) == (
+        2 if "text_encoder_2" in str(list(folder.iterdir())) else 1
+    )
+    whole = load_generator(str(folder), dtype=torch.bfloat16)
+    assert torch.allclose(pictures(generator), pictures(whole), atol=0.02)
+
+
+def test_offloaded_text_encoders_visit_the_device_and_leave(saved, monkeypatch):
+    _, folder = saved
+    generator = load_generator(str(folder), offload=True)
+    moves = []
+    for module in generator.text_encoders:
+        monkeypatch.setattr(module, "to", lambda device: moves.append(str(device)))
+    generator.device = torch.device("meta")  # stands in for a GPU
+    monkeypatch.setattr(generator, "_encode", lambda prompts: moves.append("encode"))
+    generator.encode(PROMPTS)
+    count = len(generator.text_encoders)
+    assert moves == ["meta"] * count + ["encode"] + ["cpu"] * count
+
+
+def test_tiles_are_differentiable_and_close(saved):
+    _, folder = saved
+    whole, tiled = load_generator(str(folder)), load_generator(str(folder), vae_tiling=True)
+    vae, scale = tiled.autoencoder, tiled.latent_scale
+    if hasattr(vae, "tile_latent_min_height"):
+        vae.enable_tiling(64, 64, 48, 48)
+        vae.tile_latent_min_height = vae.tile_latent_min_width = 64 // scale
+    else:
+        vae.tile_sample_min_size, vae.tile_latent_min_size = 64, 64 // scale
+    latents = whole.noise(1, 96, 96, seed=1).requires_grad_()
+    a, b = whole.decode(latents), tiled.decode(latents)
+    assert a.shape == b.shape
+    assert not torch.equal(a, b)
+    assert (a - b).abs().mean() < 0.1
+    assert torch.autograd.grad(b.mean(), latents)[0].isfinite().all()
+
+
+def test_a_variant_is_asked_for_by_name(saved, tmp_path):
+    family, folder = saved
+    with pytest.raises(ValueError, match="fp16"):
+        load_generator(str(folder), variant="fp16")
+    tiny_pipeline(family).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    generator = load_generator(str(tmp_path), variant="fp16")
+    assert torch.allclose(pictures(generator), pictures(tiny_generator(family)), atol=0.02)
+
+
+@pytest.mark.parametrize("spelling", ["diffusers", "original"])
+def test_a_single_file_brings_the_denoiser(tmp_path, spelling):
+    tiny_pipeline("sd-turbo", seed=1).save_pretrained(tmp_path / "other")
+    other = tiny_pipeline("sd-turbo", seed=1)
+    trained = tiny_pipeline("sd-turbo", seed=2).unet
+    weights = trained.state_dict()
+    if spelling == "original":
+        weights = original_names(trained)
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="config"):
+        load_generator(str(tmp_path / "mine.safetensors"))
+    generator = load_generator(str(tmp_path / "mine.safetensors"), config=str(tmp_path / "other"))
+    assert generator.name == "mine"
+    assert all(torch.equal(v, generator.denoiser.state_dict()[k]) for k, v in trained.state_dict().items())
+    assert torch.equal(generator.autoencoder.decoder.conv_in.weight, other.vae.decoder.conv_in.weight)
+
+
+def original_names(unet):
+    """A UNet's weights as the original release names them."""
+    keys = key_map(target_names(unet))
+    norms = {"norm1": "in_layers.0", "norm2": "out_layers.0"}
+    result = {}
+    for name, tensor in unet.state_dict().items():
+        layer, kind = name.rsplit(".", 1)
+        if layer == "conv_norm_out":
+            place = "out.0"
+        elif layer in {part for parts in keys.layers.values() for part in parts}:
+            place = keys.comfy_name(layer)
+        elif ".resnets." in layer:  # its norms, found by the conv that follows them
+            block, norm = layer.rsplit(".", 1)
+            conv = keys.comfy_name(f"{block}.conv1")
+            place = conv.removesuffix("in_layers.2") + norms[norm]
+        else:  # norms inside of attention blocks
+            block, rest = layer.split(".transformer_blocks.") if ".transformer_blocks." in layer else (layer[:-5], None)
+            place = keys.comfy_name(f"{block}.proj_in").removesuffix("proj_in")
+            place += f"transformer_blocks.{rest}" if rest else "norm"
+        result[f"model.diffusion_model.{place}.{kind}"] = tensor
+    return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [(GatedRepoError, r"accept its terms.*hf auth login"), (RepositoryNotFoundError, "check the name")],
+)
+def test_hub_refusals_say_what_to_do(monkeypatch, kind, remedy):
+    def refuse(*args, **kwargs):
+        raise kind("no access", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("diffusers.configuration_utils.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match=remedy):
+        load_generator("some/model")
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]})
+    )
+    with pytest.raises(ValueError, match="cannot load"):
+        load_generator(str(tmp_path))
+
+
+def test_devices_that_are_not_there_are_named(saved):
+    with pytest.raises(ValueError, match="nonsense"):
+        load_generator(str(saved[1]), device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="cuda"):
+            load_generator(str(saved[1]), device="cuda")
+
+
+def test_adapters_of_another_family_are_refused_with_both_names(tmp_path):
+    families = [tiny_generator(name) for name in BUILDERS]
+    for family in families:
+        NoiseHypernetwork(family, rank=2, alpha=2).save(tmp_path / f"{family.family}.safetensors")
+    for family in families:
+        for other in families:
+            if other is family:
+                NoiseHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
+                continue
+            with pytest.raises(ValueError, match=f"made for {other.name} .*does not fit {family.name}"):
+                NoiseHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
