@@ -98,6 +98,6 @@ def check_conditioning(model: ModelPatcher, conditioning: list) -> None:
     for tokens, _ in conditioning:
         if isinstance(width, int) and torch.is_tensor(tokens) and tokens.shape[-1] != width:
             raise ValueError(
-                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers a token and this model takes {width}: "
-                f"encode the prompt with the CLIP that belongs to the model"
+                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers a token and this model takes "
+                f"{width}: encode the prompt with the CLIP that belongs to the model"
             )

@@ -25,7 +25,9 @@ class HyperNoiseCompare(io.ComfyNode):
             inputs=[
                 io.Image.Input("base", tooltip="Pictures of the plain workflow."),
                 io.Image.Input("hypernoise", tooltip="Pictures of the same seeds with modulated noise."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="Shown above, and what the reward judges by."),
+                io.String.Input(
+                    "prompt", multiline=True, default="", tooltip="Shown above, and what the reward judges by."
+                ),
                 RewardType.Input("reward", optional=True, tooltip="From Load Reward; without one nothing is scored."),
             ],
             outputs=[

@@ -15,7 +15,7 @@ EMBEDDED = "embedded"
 
 
 def register() -> None:
-    """Make the folders known to ComfyUI (`extra_model_paths.yaml` can add to them) and to the person looking for them."""
+    """Make the folders, and make them known to ComfyUI; `extra_model_paths.yaml` can add others."""
     for name, extensions in ((ADAPTERS, {".safetensors", ".bin"}), (REWARDS, set())):
         folder = os.path.join(folder_paths.models_dir, name)
         os.makedirs(folder, exist_ok=True)

@@ -18,16 +18,16 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
             node_id="HyperNoiseLoadGenerator",
             display_name="Load HyperNoise Generator",
             category="HyperNoise",
-            description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that the pack ships, for the "
-            "core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler for one step "
-            "and lcm for more.",
+            description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that the pack ships, "
+            "for the core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler for "
+            "one step and lcm for more.",
             search_aliases=["sana sprint", "sana loader", "embedded generator", "diffusers loader"],
             inputs=[
                 io.String.Input(
                     "model",
                     default=EMBEDDED,
-                    tooltip="'embedded' needs no download and draws coloured shapes at 64x64. Otherwise a folder saved by "
-                    "diffusers, by name in models/diffusers or by its full path, or a hub id such as "
+                    tooltip="'embedded' needs no download and draws coloured shapes at 64x64. Otherwise a folder saved "
+                    "by diffusers, by name in models/diffusers or by its full path, or a hub id such as "
                     "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers, which is downloaded once.",
                 )
             ],

@@ -27,8 +27,8 @@ class HyperNoiseLoraLoader(io.ComfyNode):
                     "file",
                     options=adapter_names(),
                     default=EMBEDDED,
-                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the one that the pack "
-                    "ships for its embedded generator.",
+                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the one that the "
+                    "pack ships for its embedded generator.",
                 ),
             ],
             outputs=[HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes.")],
@@ -57,8 +57,8 @@ class HyperNoiseSaveLora(io.ComfyNode):
             node_id="HyperNoiseSaveLora",
             display_name="Save HyperNoise LoRA",
             category=CATEGORY,
-            description="Writes a noise hypernetwork to models/hypernoise, where Load HyperNoise LoRA finds it. The file "
-            "works in `python -m train` and peft too.",
+            description="Writes a noise hypernetwork to models/hypernoise, where Load HyperNoise LoRA finds it. The "
+            "file works in `python -m train` and peft too.",
             search_aliases=["export hypernoise", "save adapter"],
             is_output_node=True,
             inputs=[

@@ -20,8 +20,8 @@ def strength_input() -> io.Float.Input:
         min=-10.0,
         max=10.0,
         step=0.05,
-        tooltip="How much of the learnt residual is added to the noise. 0 is the plain workflow, 1 is as trained; a timidly "
-        "trained adapter can gain from 1.5 to 3.",
+        tooltip="How much of the learnt residual is added to the noise. 0 is the plain workflow, 1 is as trained; a "
+        "timidly trained adapter can gain from 1.5 to 3.",
     )
 
 
@@ -51,15 +51,15 @@ class HyperNoiseModulateNoise(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 io.Noise.Input("noise", tooltip="Any noise node's output. Its seed stays in charge."),
-                io.Model.Input("model", tooltip="The model that will sample, the one that the HyperNoise LoRA was made for."),
+                io.Model.Input("model", tooltip="The model that will sample: the HyperNoise LoRA was made for it."),
                 io.Conditioning.Input("conditioning", tooltip="The positive prompt that will be sampled."),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
             ],
             outputs=[
                 io.Noise.Output(
-                    tooltip="For SamplerCustomAdvanced. A latent that is not empty (img2img, a second pass) gets the noise as "
-                    "it was."
+                    tooltip="For SamplerCustomAdvanced. A latent that is not empty (img2img, a second pass) gets the "
+                    "noise as it was."
                 )
             ],
         )
@@ -84,13 +84,16 @@ class HyperNoiseModulateModel(io.ComfyNode):
             "moves its starting noise for the sampler's positive prompt. Its weights are not patched.",
             search_aliases=[*ALIASES, "ksampler noise"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that the HyperNoise LoRA was made for; LoRAs on it are fine."),
+                io.Model.Input(
+                    "model", tooltip="The model that the HyperNoise LoRA was made for; LoRAs on it are fine."
+                ),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
             ],
             outputs=[
                 io.Model.Output(
-                    tooltip="For KSampler and every other sampler. img2img and second passes run as if this node were not there."
+                    tooltip="For KSampler and every other sampler. img2img and second passes run as if this node "
+                    "were not there."
                 )
             ],
         )

@@ -71,5 +71,7 @@ def residual(model: ModelPatcher, hypernoise: HyperNoise, x0: Tensor, conditioni
     }
     sigma = torch.as_tensor(float(model.get_model_object("model_sampling").sigma_max))
     call = FirstCall(lora)
-    guider.sample(x0, torch.zeros_like(x0), call, torch.stack([sigma, torch.zeros_like(sigma)]), disable_pbar=True, seed=0)
+    guider.sample(
+        x0, torch.zeros_like(x0), call, torch.stack([sigma, torch.zeros_like(sigma)]), disable_pbar=True, seed=0
+    )
     return call.delta.to(x0)

@@ -66,8 +66,8 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     "weights",
                     options=weight_names(),
                     default=USUAL_PLACE,
-                    tooltip="A file or folder in models/hypernoise_rewards. The usual place is a folder or file there that is "
-                    "named like the reward, else the Hugging Face cache.",
+                    tooltip="A file or folder in models/hypernoise_rewards. The usual place is a folder or file there "
+                    "that is named like the reward, else the Hugging Face cache.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -85,7 +85,9 @@ class HyperNoiseLoadReward(io.ComfyNode):
                 ),
                 RewardType.Input("add_to", optional=True, tooltip="Another Load Reward, to which this one is added."),
             ],
-            outputs=[RewardType.Output(display_name="reward", tooltip="For Reward Score, Keep Best Images and Compare.")],
+            outputs=[
+                RewardType.Output(display_name="reward", tooltip="For Reward Score, Keep Best Images and Compare.")
+            ],
         )
 
     @classmethod
@@ -177,7 +179,10 @@ def table(scores: dict[str, Tensor]) -> str:
 
 def reward_names() -> list[str]:
     """The core's rewards, and `file:Class` of every own one in models/hypernoise_rewards."""
-    return [*REWARDS, *(f"{file.stem}:{name}" for file in _entries() if file.suffix == ".py" for name in _classes(file))]
+    return [
+        *REWARDS,
+        *(f"{file.stem}:{name}" for file in _entries() if file.suffix == ".py" for name in _classes(file)),
+    ]
 
 
 def weight_names() -> list[str]:

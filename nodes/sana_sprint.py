@@ -41,7 +41,7 @@ def load_sana_sprint(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
     model = ModelPatcher(SanaSprintModel(generator), device, comfy.model_management.unet_offload_device())
-    clip = comfy.sd.CLIP(TextTarget(generator), parameters=_size(generator.text_encoder))
+    clip = comfy.sd.CLIP(TextTarget(generator), parameters=_size(generator.text_encoders[0]))
     return model, clip, SanaVae(generator)
 
 
@@ -66,7 +66,9 @@ class SanaSprintModel(comfy.model_base.BaseModel):
         class Config(comfy.supported_models_base.BASE):
             latent_format = _latent_format(generator)
 
-        config = Config({"disable_unet_model_creation": True, "context_dim": generator.denoiser.config.caption_channels})
+        config = Config(
+            {"disable_unet_model_creation": True, "context_dim": generator.denoiser.config.caption_channels}
+        )
         config.set_inference_dtype(generator.denoiser.dtype, None)
         super().__init__(config, comfy.model_base.ModelType.FLOW)
         self.generator = generator
@@ -101,7 +103,7 @@ class SanaText(nn.Module):
     def __init__(self, generator: SanaSprint):
         super().__init__()
         self.generator = generator
-        self.text_encoder = generator.text_encoder
+        (self.text_encoder,) = generator.text_encoders
         self.dtypes = {self.text_encoder.dtype}
 
     def set_clip_options(self, options: dict) -> None:
@@ -134,10 +136,10 @@ class SanaTokenizer:
 class TextTarget:
     """What comfy.sd.CLIP makes a text encoder of."""
 
-    params: dict = {}
     tokenizer = SanaTokenizer
 
     def __init__(self, generator: SanaSprint):
+        self.params = {}
         self.clip = lambda **_: SanaText(generator)
 
 

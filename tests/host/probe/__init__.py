@@ -1,0 +1,110 @@
+"""A node pack for tests: exact tensors out of ComfyUI, and what it does to weights."""
+
+import os
+import time
+import uuid
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+COUNTS = {"weight patches": 0}
+
+
+def _count(name, function):
+    def counted(*args, **kwargs):
+        COUNTS[name] += 1
+        return function(*args, **kwargs)
+
+    return counted
+
+
+patch = comfy.model_patcher.ModelPatcher.patch_weight_to_device
+comfy.model_patcher.ModelPatcher.patch_weight_to_device = _count("weight patches", patch)
+
+
+class ProbeSave(io.ComfyNode):
+    """Saves a tensor as it is, and what is known of the model's state."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeSave",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", optional=True),
+                io.Latent.Input("latent", optional=True),
+                io.Model.Input("model", optional=True),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, image=None, latent=None, model=None):
+        tensor = image if image is not None else latent["samples"]
+        name = f"{uuid.uuid4().hex}.pt"
+        torch.save(tensor.clone(), os.path.join(folder_paths.get_output_directory(), name))
+        state = dict(COUNTS)
+        if model is not None:
+            state["patched forwards"] = sum("forward" in vars(m) for m in model.model.modules())
+            state["backups"] = len(model.backup) + len(model.patches)
+        state["loaded"] = len(comfy.model_management.current_loaded_models)
+        result = {"filename": name, "subfolder": "", "type": "output"}
+        return io.NodeOutput(ui={"tensors": [result], "state": [state]})
+
+
+class ProbeNoise(io.ComfyNode):
+    """A NOISE of somebody else: RandomNoise's, turned around, and slow if wanted."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeNoise",
+            inputs=[io.Noise.Input("noise")],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise):
+        class Flipped:
+            seed = noise.seed
+
+            def generate_noise(self, latent):
+                return -noise.generate_noise(latent)
+
+        return io.NodeOutput(Flipped())
+
+
+class ProbeSlowModel(io.ComfyNode):
+    """A MODEL whose every denoiser call takes a while and can be cancelled, for the test of Cancel."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeSlowModel",
+            inputs=[io.Model.Input("model"), io.Float.Input("seconds", default=2.0)],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, seconds):
+        def slow(apply_model, args):
+            for _ in range(int(seconds / 0.02)):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(0.02)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model = model.clone()
+        model.set_model_unet_function_wrapper(slow)
+        return io.NodeOutput(model)
+
+
+class ProbeExtension(ComfyExtension):
+    async def get_node_list(self):
+        return [ProbeSave, ProbeNoise, ProbeSlowModel]
+
+
+async def comfy_entrypoint():
+    return ProbeExtension()
