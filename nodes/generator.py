@@ -1,14 +1,11 @@
 """Load HyperNoise Generator: a diffusers pipeline of a family that ComfyUI's core lacks, as MODEL, CLIP and VAE."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from .folders import EMBEDDED
-
-NEEDS = "diffusers"
 
 
 class HyperNoiseLoadGenerator(io.ComfyNode):
@@ -19,8 +16,8 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
             display_name="Load HyperNoise Generator",
             category="HyperNoise",
             description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that the pack ships, "
-            "for the core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler for "
-            "one step and lcm for more.",
+            "for the core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler "
+            "for one step and lcm for more.",
             search_aliases=["sana sprint", "sana loader", "embedded generator", "diffusers loader"],
             inputs=[
                 io.String.Input(
@@ -40,13 +37,15 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model):
-        if find_spec(NEEDS) is None:
+        try:
+            import diffusers  # noqa: F401  a broken one is as good as none
+        except ImportError as error:
             return (
-                f"model: this node needs {NEEDS}, which ComfyUI does not bring. Install it into ComfyUI's Python: "
+                f"this node needs diffusers, which ComfyUI does not bring ({error}). Install it into ComfyUI's Python: "
                 f"python -m pip install -r requirements.txt, in the folder of ComfyUI-HyperNoise"
             )
         if not model.strip():
-            return f"model: write {EMBEDDED}, a folder or a hub id"
+            return f"write {EMBEDDED}, a folder or a hub id"
         return True
 
     @classmethod

@@ -46,8 +46,9 @@ class HyperNoiseModulateNoise(io.ComfyNode):
             node_id="HyperNoiseModulateNoise",
             display_name="Modulate Noise",
             category=CATEGORY,
-            description="Moves the starting noise to where the model makes a better picture of the prompt, for one more "
-            "denoiser call. The model itself stays as it was. Put it between RandomNoise and SamplerCustomAdvanced.",
+            description="Moves the starting noise to where the model makes a better picture of the prompt, for one "
+            "more denoiser call. The model itself stays as it was. It belongs between RandomNoise and "
+            "SamplerCustomAdvanced.",
             search_aliases=ALIASES,
             inputs=[
                 io.Noise.Input("noise", tooltip="Any noise node's output. Its seed stays in charge."),

@@ -6,6 +6,7 @@ import uuid
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import folder_paths
 import torch
 from comfy_api.latest import ComfyExtension, io
@@ -46,13 +47,63 @@ class ProbeSave(io.ComfyNode):
         tensor = image if image is not None else latent["samples"]
         name = f"{uuid.uuid4().hex}.pt"
         torch.save(tensor.clone(), os.path.join(folder_paths.get_output_directory(), name))
-        state = dict(COUNTS)
+        state = {**COUNTS, "file": name}
         if model is not None:
             state["patched forwards"] = sum("forward" in vars(m) for m in model.model.modules())
             state["backups"] = len(model.backup) + len(model.patches)
         state["loaded"] = len(comfy.model_management.current_loaded_models)
         result = {"filename": name, "subfolder": "", "type": "output"}
         return io.NodeOutput(ui={"tensors": [result], "state": [state]})
+
+
+class ProbeConditioning(io.ComfyNode):
+    """A CONDITIONING of random numbers, for models whose text encoders are too large for a test."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeConditioning",
+            inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("seed")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, width, pooled, seed):
+        random = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(1, 7, width, generator=random)
+        return io.NodeOutput([[tokens, {"pooled_output": torch.randn(1, pooled, generator=random)}]])
+
+
+class ProbeDraw(io.ComfyNode):
+    """What a NOISE draws for a latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeDraw",
+            inputs=[io.Noise.Input("noise"), io.Latent.Input("latent")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, latent):
+        return io.NodeOutput({"samples": noise.generate_noise(latent)})
+
+
+class ProbeEmptyLatent(io.ComfyNode):
+    """An empty latent as the samplers make it for a model."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeEmptyLatent",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, latent):
+        return io.NodeOutput({"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])})
 
 
 class ProbeNoise(io.ComfyNode):
@@ -103,7 +154,7 @@ class ProbeSlowModel(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [ProbeSave, ProbeNoise, ProbeSlowModel]
+        return [ProbeSave, ProbeConditioning, ProbeDraw, ProbeEmptyLatent, ProbeNoise, ProbeSlowModel]
 
 
 async def comfy_entrypoint():
