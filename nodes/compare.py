@@ -10,6 +10,8 @@ from .rewards import RewardType
 
 TITLES = ("base", "HyperNoise")
 GAP = 4
+LEGIBLE = 256
+"""Pictures narrower than this are enlarged a whole number of times, so that their labels fit."""
 
 
 class HyperNoiseCompare(io.ComfyNode):
@@ -63,7 +65,8 @@ def report(base: Tensor, hypernoise: Tensor) -> str:
 
 
 def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | None) -> Tensor:
-    """IMAGE [1, H, W, 3] with one row for each pair of IMAGE [B, h, w, 3], black on white."""
+    """IMAGE [1, H, W, 3] with one row for each pair of IMAGE [B, h, w, C], black on white."""
+    base, hypernoise = _legible(base), _legible(hypernoise)
     height, width = base.shape[1:3]
     label = max(12, min(32, width // 16))
     font = ImageFont.load_default(label)
@@ -79,6 +82,11 @@ def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | N
             draw.text((left, top + GAP // 2), title, "black", font)
             page.paste(_pil(images[i]), (left, top + label + 2 * GAP))
     return torch.from_numpy(np.asarray(page)).float().div(255)[None]
+
+
+def _legible(images: Tensor) -> Tensor:
+    times = max(1, LEGIBLE // images.shape[2])
+    return images.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 def _pil(image: Tensor) -> Image.Image:
