@@ -24,7 +24,9 @@ def fit_adapter(denoiser: nn.Module, weights: dict[str, Tensor], info: AdapterIn
     last_layer = info.last_layer
     if keys.comfy:
         weights = keys.to_comfy(weights)
-        last_layer = _comfy_name(keys, last_layer) if last_layer else ""
+        last_layer = keys.comfy_name(last_layer) if last_layer else ""
+    if last_layer and f"{last_layer}.{A}" not in weights:
+        raise ValueError(f"it has no weights for {last_layer!r}, which it says is the last layer")
     for name, rank in layer_ranks(weights).items():
         expected = lora_shapes(layers[name], rank) if name in layers else None
         found = tuple(tuple(weights[f"{name}.{half}"].shape) for half in (A, B))
@@ -33,14 +35,7 @@ def fit_adapter(denoiser: nn.Module, weights: dict[str, Tensor], info: AdapterIn
     return weights, last_layer
 
 
-def _comfy_name(keys, name: str) -> str:
-    try:
-        return keys.comfy_name(name)
-    except StopIteration:
-        raise ValueError(f"it has a last layer {name!r} that the model lacks") from None
-
-
 def misfit(adapter: str, info: AdapterInfo, model: str, reason: Exception) -> str:
     """The sentence for a user whose adapter does not fit a model."""
-    made_for = f"was made for {info.generator} ({info.family or 'family unknown'}) and " if info.generator else ""
+    made_for = f"was made for {info.generator[:100]} ({info.family or 'family unknown'}) and " if info.generator else ""
     return f"{adapter} {made_for}does not fit {model}, load it with its own model: {reason}"

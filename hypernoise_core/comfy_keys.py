@@ -91,7 +91,10 @@ class KeyMap:
 
     def comfy_name(self, layer: str) -> str:
         """The ComfyUI layer that computes a diffusers layer."""
-        return next(name for name, parts in self.layers.items() if layer in parts)
+        names = [name for name, parts in self.layers.items() if layer in parts]
+        if not names:
+            raise ValueError(f"this model has no layer {layer!r}")
+        return names[0]
 
     def to_comfy(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same LoRA for ComfyUI's model.

@@ -15,7 +15,8 @@ from torch import nn
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
 from hypernoise_core.adapter_file import read_adapter, write_peft_folder
 from hypernoise_core.comfy_keys import key_map
-from hypernoise_core.lora import _DenseConv2d, target_names
+from hypernoise_core.layers import target_names
+from hypernoise_core.lora import _DenseConv2d
 from train import convert
 
 

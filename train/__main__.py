@@ -2,7 +2,7 @@
 
 python -m train                                          # the embedded generator, minutes on one CPU core
 python -m train --rewards redness=100 --max_steps 100    # another reward
-python -m train --model sana --prompts prompts.txt --rewards clip=0.01 --device cuda --dtype bfloat16
+python -m train --model sana --prompts prompts.txt       # the paper's settings (train/recipes), on a GPU
 python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
 """
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from hypernoise_core import load_generator
 from hypernoise_core.training import NonFiniteError, Trainer
 
 from .cli import option, parse, run_command
 from .config import TrainArguments, default_recipe
+from .memory import peak_memory
 from .pictures import spread
 from .run import FINAL_NAME, Run
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = args.load_prompts()
     config = args.training_config(len(prompts))
     reward = args.load_rewards().to(args.device)
-    generator = load_generator(args.model, args.device, getattr(torch, args.dtype))
+    generator = args.load_generator()
     trainer = Trainer(generator, reward, prompts, config)
     folder = Path(args.save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}")
     run = Run(trainer, folder, spread(prompts, 8), args.log_every, args.save_every)
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"stopped at step {trainer.step}: {error}; what was trained is in {folder / FINAL_NAME}"
         ) from error
     print(f"{'trained' if finished else 'stopped'} at step {trainer.step}: {folder / FINAL_NAME}")
+    if peak := peak_memory(args.device):
+        print(f"most memory used on {args.device}: {peak / 2**30:.2f} GiB")
 
 
 def _recipe(argv: Sequence[str] | None) -> str | None:

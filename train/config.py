@@ -9,6 +9,8 @@ from hypernoise_core.generators import SHORT_NAMES
 from hypernoise_core.rewards import RewardEnsemble, parse_rewards
 from hypernoise_core.training import TrainingConfig
 
+from .model import ModelArguments
+
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
 
@@ -16,11 +18,12 @@ REFERENCE_TASKS = ("example-prompts", "geneval", "pickapic", "all")
 
 
 @dataclass(kw_only=True)
-class TrainArguments:
+class TrainArguments(ModelArguments):
     """Train a HyperNoise LoRA, or fine-tune the generator itself for comparison."""
 
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, or a short name: embedded, sana."""
+    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
+    sd-turbo, sdxl-turbo, flux."""
     task: str | None = None
     """Named prompt set: embedded (the default for that model). For any other give --prompts."""
     prompts: str | None = None

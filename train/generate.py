@@ -15,25 +15,27 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core import NoiseHypernetwork
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 
 from .cli import parse, run_command
 from .config import read_prompts
+from .model import ModelArguments
 from .pictures import comparison_grid, to_images
 
 PROG = "python -m train.generate"
 
 
 @dataclass(kw_only=True)
-class GenerateArguments:
+class GenerateArguments(ModelArguments):
     """Make pictures from prompts, with and without an adapter, on the same seeds."""
 
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, or a short name: embedded, sana."""
+    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
+    sd-turbo, sdxl-turbo, flux."""
     adapter: str | None = None
-    """HyperNoise LoRA file; the shipped one for the embedded model, none for others."""
+    """HyperNoise LoRA file, PEFT folder or its hub id; the shipped one for the embedded model, none for others."""
     prompt: str | None = None
     """One prompt."""
     prompts: str | None = None
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: GenerateArguments = parse(GenerateArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
     prompts = [args.prompt] if args.prompt else read_prompts(args.prompts)
-    generator = load_generator(args.model, args.device, getattr(torch, args.dtype))
+    generator = args.load_generator()
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)
     adapter = NoiseHypernetwork.load(generator, adapter_file) if adapter_file else None
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written

@@ -1,0 +1,264 @@
+"""Time and memory of hypernetworks on full-size models with random weights: no download, the real shapes.
+
+python -m benchmarks.full_size --model sd-turbo                  # one CPU thread, 8 minutes, 11 GiB
+python -m benchmarks.full_size --model sana
+python -m benchmarks.full_size --model flux-two-blocks           # FLUX's true width, one block of each kind
+python -m benchmarks.full_size --model flux --device cuda --dtype bfloat16 --size 512 --steps 5   # a GPU, all of FLUX
+
+Text encoders are left out: training calls them once a prompt, before it starts, and may keep them off the device.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+
+from hypernoise_core import RewardEnsemble, TensorBatch, Trainer, TrainingConfig, load_reward
+from hypernoise_core.files import replacing
+from hypernoise_core.generators import FAMILIES, DiffusersGenerator
+from hypernoise_core.training import StepDone
+from train.cli import parse, run_command
+from train.memory import peak_memory
+
+PROG = "python -m benchmarks.full_size"
+
+GIB = 2**30
+
+
+def sd_turbo() -> StableDiffusionPipeline:
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+    )
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = EulerDiscreteScheduler(**schedule, timestep_spacing="trailing", steps_offset=1)
+    autoencoder = autoencoder_kl(latent_channels=4)
+    return StableDiffusionPipeline(autoencoder, None, None, unet, scheduler, None, None, requires_safety_checker=False)
+
+
+def autoencoder_kl(**config) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        **config,
+    )
+
+
+def sana(layers: int = 28, heads: int = 36, cross_heads: int = 16) -> SanaSprintPipeline:
+    width = 32 * heads
+    transformer = SanaTransformer2DModel(
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=32,
+        num_cross_attention_heads=cross_heads,
+        cross_attention_head_dim=width // cross_heads,
+        cross_attention_dim=width,
+        caption_channels=2304,
+        sample_size=32,
+        patch_size=1,
+        qk_norm="rms_norm_across_heads",
+        guidance_embeds=True,
+    )
+    channels, blocks = (128, 256, 512, 512, 1024, 1024), ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    scales = ((), (), (), (5,), (5,), (5,))
+    autoencoder = AutoencoderDC(
+        latent_channels=32,
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        encoder_layers_per_block=(2, 2, 2, 3, 3, 3),
+        decoder_layers_per_block=(3, 3, 3, 3, 3, 3),
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        upsample_block_type="interpolate",
+        downsample_block_type="conv",
+        scaling_factor=0.41407,
+    )
+    return SanaSprintPipeline(None, None, autoencoder, transformer, SCMScheduler(sigma_data=0.5))
+
+
+def flux(double_blocks: int = 19, single_blocks: int = 38) -> FluxPipeline:
+    transformer = FluxTransformer2DModel(num_layers=double_blocks, num_single_layers=single_blocks)
+    autoencoder = autoencoder_kl(
+        latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return FluxPipeline(scheduler, autoencoder, None, None, None, None, transformer)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A full-size model: how it is built, what stands for a prompt, and how the paper trains it."""
+
+    build: Callable
+    conditioning: dict[str, tuple[int, ...]]
+    """Shapes of one prompt's tensors; `mask` is all ones."""
+    rank: int
+    alpha: float
+    optimizer: str
+
+
+MODELS = {
+    "sd-turbo": Model(sd_turbo, {"embeds": (77, 1024)}, 256, 256, "adamw"),
+    "sana": Model(sana, {"embeds": (64, 2304), "mask": (64,)}, 128, 256, "sgd"),
+    "sana-1.6b": Model(lambda: sana(20, 70, 20), {"embeds": (64, 2304), "mask": (64,)}, 128, 256, "sgd"),
+    "flux": Model(flux, {"embeds": (256, 4096), "pooled": (768,)}, 128, 640, "adamw"),
+    "flux-two-blocks": Model(lambda: flux(1, 1), {"embeds": (256, 4096), "pooled": (768,)}, 128, 640, "adamw"),
+}
+
+
+@dataclass(kw_only=True)
+class FullSizeArguments:
+    """Time and memory of hypernetworks on full-size models with random weights."""
+
+    model: Literal["sd-turbo", "sana", "sana-1.6b", "flux", "flux-two-blocks"] = "sana"
+    """Which model's shapes."""
+    size: int = 256
+    """Side of the pictures, in pixels; the paper trains SANA at 1024, the others at 512."""
+    batch_size: int = 1
+    """Pictures per training step."""
+    steps: int = 1
+    """Training steps; the time is that of the last, the first pays for the optimizer's state."""
+    use_checkpoint: bool = True
+    """Recompute activations in the backward pass."""
+    device: str = "cpu"
+    """Such as cuda."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen model."""
+    threads: int = 1
+    """CPU threads."""
+    save_dir: str = "outputs/full-size"
+    """Folder for <model>.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run with these arguments (default: the command line's)."""
+    args: FullSizeArguments = parse(FullSizeArguments, PROG, __doc__, argv)
+    torch.set_num_threads(args.threads)
+    model = MODELS[args.model]
+    generator = build(args, model)
+    report = measure(args, model, generator)
+    with replacing(Path(args.save_dir) / f"{args.model}.json") as temporary:
+        temporary.write_text(json.dumps({**vars(args), **report}, indent=1))
+    for name, value in report.items():
+        print(f"{name:42}{value:10.2f}")
+
+
+def build(args: FullSizeArguments, model: Model) -> DiffusersGenerator:
+    """The model with random weights and random conditionings."""
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, args.dtype))
+    try:
+        pipeline = model.build()
+    finally:
+        torch.set_default_dtype(default)
+    for component in (pipeline.vae, pipeline.components.get("unet") or pipeline.transformer):
+        component.to(args.device)
+    del pipeline.vae.encoder  # nothing here reads pictures
+    generator = FAMILIES[type(pipeline).__name__](pipeline, args.model)
+
+    def encode(prompts: Sequence[str]) -> TensorBatch:
+        shapes = {name: (len(prompts), *shape) for name, shape in model.conditioning.items()}
+        make = {"mask": torch.ones}
+        return TensorBatch({name: make.get(name, torch.randn)(shape) for name, shape in shapes.items()}).to(args.device)
+
+    generator.encode = encode
+    return generator
+
+
+def measure(args: FullSizeArguments, model: Model, generator: DiffusersGenerator) -> dict[str, float]:
+    """One-step pictures without and with an adapter, then training steps: times in seconds, memory in GiB."""
+    frozen = [*generator.denoiser.parameters(), *generator.autoencoder.parameters()]
+    report = {
+        "denoiser, million parameters": count(generator.denoiser.parameters()) / 1e6,
+        "frozen weights, GiB": bytes_of(frozen) / GIB,
+        "most memory while building, GiB": (peak_memory(args.device) or 0) / GIB,
+    }
+    start = time.perf_counter()
+    trainer = Trainer(generator, RewardEnsemble([(load_reward("redness"), 1.0)]), ["a prompt"], training(args, model))
+    adapter = trainer.adapter
+    report["seconds to make the adapter"] = time.perf_counter() - start
+    report["adapter, million parameters"] = count(adapter.parameters()) / 1e6
+    report["frozen weights and adapter, GiB"] = bytes_of([*frozen, *adapter.network.parameters()]) / GIB
+
+    conditioning, x0 = generator.encode(["a prompt"]), generator.noise(1, args.size, args.size)
+    with torch.no_grad():
+        base = report_time(report, "seconds a picture, base", lambda: generator.generate(x0, conditioning))
+        same = report_time(report, "seconds a picture, HyperNoise", lambda: adapter.generate(x0, conditioning))
+    assert torch.equal(base, same), "a new hypernetwork must leave the picture as it is"
+    report["most memory while making pictures, GiB"] = (peak_memory(args.device) or 0) / GIB
+
+    events = trainer.events()
+    for _ in range(args.steps):
+        event = report_time(report, "seconds a training step", lambda: next(events))
+        assert isinstance(event, StepDone), event
+    with torch.no_grad():
+        assert adapter(x0, conditioning).abs().max() > 0, "a training step must move the hypernetwork"
+    state = [value for values in trainer.optimizer.state.values() for value in values.values()]
+    tensors = [*frozen, *adapter.network.parameters(), *(t for t in state if isinstance(t, Tensor))]
+    tensors += [p.grad for p in trainer.parameters]
+    report["weights, gradients, optimizer state, GiB"] = bytes_of(tensors) / GIB
+    report["most memory, GiB"] = (peak_memory(args.device) or 0) / GIB
+    return report
+
+
+def training(args: FullSizeArguments, model: Model) -> TrainingConfig:
+    """The paper's settings, as far as they decide time and memory."""
+    return TrainingConfig(
+        rank=model.rank,
+        alpha=model.alpha,
+        optimizer=model.optimizer,
+        lr=1e-4,
+        batch_size=args.batch_size,
+        max_steps=args.steps,
+        warmup_steps=0,
+        height=args.size,
+        width=args.size,
+        gradient_checkpointing=args.use_checkpoint,
+        diagnostics_every=0,
+    )
+
+
+def report_time(report: dict[str, float], name: str, work: Callable):
+    """Do the work, and note its seconds."""
+    start = time.perf_counter()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    report[name] = time.perf_counter() - start
+    return result
+
+
+def count(parameters: Iterable[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of their storages, each counted once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, PROG))
