@@ -1,5 +1,7 @@
 """HyperNoise Compare: base and HyperNoise side by side, labelled and scored."""
 
+import math
+
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
@@ -21,15 +23,13 @@ class HyperNoiseCompare(io.ComfyNode):
             node_id="HyperNoiseCompare",
             display_name="HyperNoise Compare",
             category="HyperNoise",
-            description="Puts two batches of the same seeds side by side, one pair a row, with their scores.",
+            description="Puts two batches of the same seeds side by side, pair by pair, with their scores.",
             search_aliases=["side by side", "before after", "image grid", "ab test"],
             is_output_node=True,
             inputs=[
                 io.Image.Input("base", tooltip="Pictures of the plain workflow."),
                 io.Image.Input("hypernoise", tooltip="Pictures of the same seeds with modulated noise."),
-                io.String.Input(
-                    "prompt", multiline=True, default="", tooltip="Shown above, and what the reward judges by."
-                ),
+                io.String.Input("prompt", default="", tooltip="Shown above, and what the reward judges by."),
                 RewardType.Input("reward", optional=True, tooltip="From Load Reward; without one nothing is scored."),
             ],
             outputs=[
@@ -65,21 +65,23 @@ def report(base: Tensor, hypernoise: Tensor) -> str:
 
 
 def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | None) -> Tensor:
-    """IMAGE [1, H, W, 3] with one row for each pair of IMAGE [B, h, w, C], black on white."""
+    """IMAGE [1, H, W, 3], about as wide as high, with every pair of IMAGE [B, h, w, C] side by side on white."""
     base, hypernoise = _legible(base), _legible(hypernoise)
     height, width = base.shape[1:3]
     label = max(12, min(32, width // 16))
     font = ImageFont.load_default(label)
-    row = height + label + 2 * GAP
+    across = math.ceil(math.sqrt(len(base) / 2))
+    down = math.ceil(len(base) / across)
+    row, pair = height + label + 3 * GAP, 2 * width + 4 * GAP
     header = label + 2 * GAP if prompt else 0
-    page = Image.new("RGB", (2 * width + 3 * GAP, header + row * len(base) + GAP), "white")
+    page = Image.new("RGB", (across * pair, header + down * row), "white")
     draw = ImageDraw.Draw(page)
     draw.text((GAP, GAP), " ".join(prompt.split()), "black", font)
     for i in range(len(base)):
-        for column, images in enumerate((base, hypernoise)):
-            left, top = GAP + column * (width + GAP), header + i * row
-            title = TITLES[column] + (f"  {scores[column][i]:.3f}" if scores else "")
-            draw.text((left, top + GAP // 2), title, "black", font)
+        for side, images in enumerate((base, hypernoise)):
+            left, top = GAP + i % across * pair + side * (width + GAP), header + i // across * row
+            title = TITLES[side] + (f"  {scores[side][i]:.3f}" if scores else "")
+            draw.text((left, top), title, "black", font)
             page.paste(_pil(images[i]), (left, top + label + 2 * GAP))
     return torch.from_numpy(np.asarray(page)).float().div(255)[None]
 

@@ -162,7 +162,7 @@ class HyperNoiseKeepBest(io.ComfyNode):
 def picture_inputs() -> list[io.Input]:
     return [
         io.Image.Input("image", tooltip="A picture or a batch."),
-        io.String.Input("prompt", multiline=True, default="", tooltip="What the pictures should show."),
+        io.String.Input("prompt", default="", tooltip="What the pictures should show."),
         RewardType.Input("reward", tooltip="From Load Reward."),
     ]
 

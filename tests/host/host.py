@@ -90,6 +90,11 @@ class Comfy:
             body = answer.read()
         return json.loads(body) if body else None
 
+    def text(self, path: str, binary: bool = False):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            body = answer.read()
+        return body if binary else body.decode()
+
     def post(self, path: str, data: dict):
         request = urllib.request.Request(
             self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}

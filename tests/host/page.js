@@ -37,6 +37,7 @@ async function run(page) {
     { timeout: 60000 },
   );
   await page.waitForTimeout(2500);
+  await page.screenshot({ path: `${out}/run.png` });
   return await page.evaluate(() => {
     const node = window.app.graph.nodes.find((n) => n.type === 'ImageCompare');
     return window.app.nodeOutputs[node.id];
@@ -56,6 +57,7 @@ async function run(page) {
   });
   await page.goto(url);
   await page.waitForFunction(() => window.app?.extensionManager && window.app?.graph, null, { timeout: 120000 });
+  await page.evaluate(() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)); // for the slider
   await page.waitForTimeout(3000);
   for (const template of templates) {
     await open(page, template);
