@@ -1,5 +1,6 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
 # make test   install, lint, check the format, run the tests
+# make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make embedded   train the embedded generator, its reward and its adapter again from nothing (hours)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ READY := $(VENV)/ready
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test format embedded clean
+.PHONY: demo test test-host format embedded clean
 
 demo: $(READY)
 	$(BIN)/python -m train.demo
@@ -18,6 +19,9 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+test-host: $(READY)
+	$(BIN)/python -m pytest tests/host
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
