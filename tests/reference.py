@@ -19,6 +19,7 @@ def pipeline_pictures(generator, x0, prompts, steps, seed=0):
         "sd-turbo": {"guidance_scale": 0.0},
         "sdxl-turbo": {"guidance_scale": 0.0},
         "flux": {"max_sequence_length": 16},
+        "lcm": {},
     }[generator.family]
     batch, channels, height, width = x0.shape
     latents = pipeline._pack_latents(x0, batch, channels, height, width) if generator.family == "flux" else x0

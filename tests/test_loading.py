@@ -84,6 +84,14 @@ def test_a_variant_is_asked_for_by_name(saved, tmp_path):
     assert torch.allclose(pictures(generator), pictures(tiny_generator(family)), atol=0.02)
 
 
+def test_sdxls_autoencoder_is_kept_from_overflowing_in_float16(tmp_path):
+    tiny_pipeline("sdxl-turbo").save_pretrained(tmp_path)
+    generator = load_generator(str(tmp_path), dtype=torch.float16)
+    assert generator.denoiser.dtype == torch.float16
+    assert generator.autoencoder.dtype == torch.float32
+    assert pictures(generator).isfinite().all()
+
+
 @pytest.mark.parametrize("spelling", ["diffusers", "original"])
 def test_a_single_file_brings_the_denoiser(tmp_path, spelling):
     tiny_pipeline("sd-turbo", seed=1).save_pretrained(tmp_path / "other")
@@ -99,6 +107,21 @@ def test_a_single_file_brings_the_denoiser(tmp_path, spelling):
     assert generator.name == "mine"
     assert all(torch.equal(v, generator.denoiser.state_dict()[k]) for k, v in trained.state_dict().items())
     assert torch.equal(generator.autoencoder.decoder.conv_in.weight, other.vae.decoder.conv_in.weight)
+
+
+@pytest.mark.parametrize("content", ["nothing", "another model", "half of it"])
+def test_single_files_that_do_not_fit_are_named(tmp_path, content):
+    pipeline = tiny_pipeline("sd-turbo")
+    pipeline.save_pretrained(tmp_path / "model")
+    path, weights = tmp_path / "bad.safetensors", pipeline.unet.state_dict()
+    if content == "nothing":
+        path.write_bytes(b"")
+    elif content == "another model":
+        save_file({"blocks.0.weight": torch.zeros(3, 3)}, path)
+    else:
+        save_file({k: v.contiguous() for k, v in weights.items() if "up_blocks" not in k}, path)
+    with pytest.raises(ValueError, match=r"cannot load .*bad\.safetensors"):
+        load_generator(str(path), config=str(tmp_path / "model"))
 
 
 def original_names(unet):

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fitted, info = lora.exported()
         weights = {name: tensor.to(weights[name].dtype) for name, tensor in fitted.items()}
     rows = contents(weights, info)
-    width = max(map(len, rows)) + 2
+    width = max(map(len, [*rows, "written to"])) + 2
     print("\n".join(f"{name:{width}}{text}" for name, text in rows.items()))
     if not args.output:
         return

@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from ..embedded import GENERATOR_FOLDER
 from .base import Generator
-from .diffusers_generator import DiffusersGenerator
+from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
 from .sana_sprint import SanaSprint
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
-
-FAMILIES: dict[str, type[DiffusersGenerator]] = {
-    family.pipeline_class.__name__: family for family in (SanaSprint, StableDiffusion, StableDiffusionXL, Flux)
-}
-"""diffusers pipeline class name to the family that runs it."""
 
 SHORT_NAMES = {
     "embedded": str(GENERATOR_FOLDER),
@@ -28,9 +24,17 @@ SHORT_NAMES = {
 }
 """The names that the reference implementation's `--model` takes, and the generator that this repository ships."""
 
-SINGLE_FILES = (".safetensors", ".ckpt", ".gguf")
-
-__all__ = ["FAMILIES", "SHORT_NAMES", "DiffusersGenerator", "Generator", "load_generator"]
+__all__ = [
+    "FAMILIES",
+    "SHORT_NAMES",
+    "DiffusersGenerator",
+    "Flux",
+    "Generator",
+    "SanaSprint",
+    "StableDiffusion",
+    "StableDiffusionXL",
+    "load_generator",
+]
 
 
 def load_generator(
@@ -62,7 +66,7 @@ def load_generator(
         ValueError: nothing is found there, or no family here runs its pipeline class.
     """
     _check_device(device)
-    single_file = model if Path(model).suffix in SINGLE_FILES else None
+    single_file = model if Path(model).suffix == ".safetensors" else None
     if single_file and not Path(single_file).is_file():
         raise ValueError(f"no generator at {model!r}: no such file")
     if single_file and not config:
@@ -73,9 +77,9 @@ def load_generator(
     components = {}
     try:
         if single_file:
-            components[family.denoiser_name] = _load_denoiser(family, single_file, source, dtype)
+            components[family.denoiser_name] = _load_denoiser(family.denoiser_name, single_file, source, dtype)
         pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
-    except (OSError, HfHubHTTPError, ValueError) as error:
+    except (OSError, HfHubHTTPError, ValueError, RuntimeError) as error:
         raise ValueError(f"cannot load {model!r}: {_remedy(error, source)}") from error
     for key, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
@@ -98,11 +102,21 @@ def _family(model: str, source: str) -> type[DiffusersGenerator]:
     return FAMILIES[class_name]
 
 
-def _load_denoiser(family: type[DiffusersGenerator], path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
+def _load_denoiser(name: str, path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
     """The denoiser in a single file, built as the pipeline at `source` describes it."""
-    module = DiffusionPipeline.load_config(source)[family.denoiser_name][1]
-    denoiser_class = getattr(__import__("diffusers"), module)
-    return denoiser_class.from_single_file(path, config=source, subfolder=family.denoiser_name, torch_dtype=dtype)
+    denoiser_class = getattr(diffusers, DiffusionPipeline.load_config(source)[name][1])
+    try:
+        denoiser = denoiser_class.from_single_file(path, config=source, subfolder=name, torch_dtype=dtype)
+    except Exception as error:  # diffusers' converters fail in many ways on what they do not know
+        raise ValueError(f"its weights are not those of the {name} of {source} ({_short(error)})") from error
+    missing = [key for key, parameter in denoiser.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ValueError(f"it lacks weights of the {name} of {source}, such as {missing[0]}")
+    return denoiser
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _remedy(error: BaseException, source: str) -> str:
@@ -118,8 +132,8 @@ def _remedy(error: BaseException, source: str) -> str:
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return "the hub has no such public repository: check the name, or log in by `hf auth login` if it is private"
-    if isinstance(causes[0], ValueError) or Path(source).is_dir():
-        return " ".join(str(causes[0]).split())
+    if Path(source).is_dir():
+        return _short(causes[0])
     return (
         "give a folder saved by diffusers (with model_index.json), a hub id that this machine can reach, or one of "
         + ", ".join(SHORT_NAMES)

@@ -12,10 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from ..batch import TensorBatch
 from .base import Generator
 
+FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
+"""diffusers pipeline class name to the family that runs it."""
+
 
 class DiffusersGenerator(Generator):
-    """A frozen diffusers pipeline. A family sets the class attributes and implements `_encode`, `first_call` and
-    `denoise`.
+    """A frozen diffusers pipeline. A family sets `family` and `pipeline_class`, implements `_encode`, `first_call` and
+    `denoise`, and is known to `load_generator` as soon as its file is imported.
 
     Args:
         pipeline: with its denoiser and autoencoder on the device that they are to run on.
@@ -26,6 +29,10 @@ class DiffusersGenerator(Generator):
     pipeline_class: type[DiffusionPipeline]
     denoiser_name = "transformer"
     """The pipeline's component that denoises."""
+
+    def __init_subclass__(cls):
+        if "pipeline_class" in vars(cls):
+            FAMILIES[cls.pipeline_class.__name__] = cls
 
     def __init__(self, pipeline: DiffusionPipeline, name: str, offload: bool = False):
         self.name = name

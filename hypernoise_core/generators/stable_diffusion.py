@@ -46,13 +46,13 @@ class StableDiffusion(DiffusersGenerator):
             x.to(dtype),
             t,
             encoder_hidden_states=conditioning["embeds"].to(dtype),
-            added_cond_kwargs=self._added(x, conditioning),
+            **self._more_inputs(x, conditioning),
             return_dict=False,
         )[0].float()
 
-    def _added(self, x: Tensor, conditioning: TensorBatch) -> dict[str, Tensor] | None:
-        """What the UNet is told beside text and time."""
-        return None
+    def _more_inputs(self, x: Tensor, conditioning: TensorBatch) -> dict:
+        """What the UNet takes beside text and time."""
+        return {}
 
     def _scheduler(self, steps: int, device: torch.device) -> SchedulerMixin:
         """The pipeline's, with a state of its own. Its first timestep is the same for any number of steps."""
@@ -78,8 +78,9 @@ class StableDiffusionXL(StableDiffusion):
         )
         return TensorBatch({"embeds": embeds, "pooled": pooled})
 
-    def _added(self, x: Tensor, conditioning: TensorBatch) -> dict[str, Tensor]:
+    def _more_inputs(self, x: Tensor, conditioning: TensorBatch) -> dict:
         """Pooled text, and the picture as one that was neither cropped nor resized."""
         size = [side * self.latent_scale for side in x.shape[-2:]]
         time_ids = torch.tensor([*size, 0, 0, *size], dtype=self.denoiser.dtype, device=x.device)
-        return {"text_embeds": conditioning["pooled"].to(self.denoiser.dtype), "time_ids": time_ids.expand(len(x), -1)}
+        pooled = conditioning["pooled"].to(self.denoiser.dtype)
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids.expand(len(x), -1)}}

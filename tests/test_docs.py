@@ -1,0 +1,83 @@
+"""The code in the docs is run, on toy models under the real ones' names."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import randomized
+from reference import pipeline_pictures
+from tiny_pipelines import PROMPTS, autoencoder_kl, clip_text, tiny_generator, tiny_pipeline, tokenizer, unet
+
+from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
+from hypernoise_core.generators import FAMILIES
+from train import convert
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def run_blocks(page, replacements):
+    """Run the page's python blocks, one after the other in one namespace."""
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S):
+        for old, new in replacements.items():
+            block = block.replace(old, new)
+        exec(compile(block, page, "exec"), namespace)  # noqa: S102  our own docs
+    return namespace
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a toy SD-Turbo in it."""
+    tiny_pipeline("sd-turbo").save_pretrained(tmp_path / "toy")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lcm():
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = LatentConsistencyModelPipeline(
+            autoencoder_kl(), clip_text(), tokenizer(), unet(time_cond_proj_dim=8), LCMScheduler(), None, None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_models_page(folder):
+    lcm().save_pretrained(folder / "lcm")
+    names = {"stabilityai/sd-turbo": "toy", "SimianLuo/LCM_Dreamshaper_v7": "lcm", '"cuda"': '"cpu"'}
+    try:
+        made = run_blocks("models.md", {**names, "512": "32", "768": "48"})
+    finally:
+        FAMILIES.pop("LatentConsistencyModelPipeline", None)
+    assert made["picture"].shape == (1, 3, 32, 48)
+    generator = made["lcm"]
+    assert (generator.family, generator.name) == ("lcm", "lcm")
+    x0, conditioning = generator.noise(3, 32, 32, seed=1), generator.encode(PROMPTS)
+    for steps in (1, 4):
+        with torch.no_grad():
+            expected = pipeline_pictures(generator, x0, PROMPTS, steps)
+            assert (generator.generate(x0, conditioning, steps) - expected).abs().max() < 1e-5
+    assert torch.count_nonzero(NoiseHypernetwork(generator, rank=2)(x0, conditioning)) == 0
+
+
+def test_adapters_page(folder):
+    generator = tiny_generator("sd-turbo")
+    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f.save("mine.safetensors")
+    convert.main(["--adapter=mine.safetensors", "--output=mine-peft"])
+    finetuned = randomized(FineTunedDenoiser(generator, rank=4, alpha=8), scale=0.1)
+    finetuned.save("finetuned.safetensors")
+    made = run_blocks("adapters.md", {"stabilityai/sd-turbo": "toy", "64, 64": "16, 16"})
+    x0, prompt = made["x0"], ["a photo of a red square"]
+    conditioning = generator.encode(prompt)
+    assert torch.allclose(made["delta"], f(x0, conditioning), atol=1e-5)
+    assert torch.allclose(made["picture"], f.generate(x0, conditioning), atol=1e-5)
+    theirs = generator.generate(x0, conditioning, denoiser=made["pipeline"].unet)
+    assert torch.allclose(theirs, finetuned.generate(x0, conditioning), atol=1e-5)
+    assert made["hypernetwork"].last_layer == "conv_out"
+    assert Path("theirs.safetensors").is_file()
