@@ -7,6 +7,7 @@ v with x̂ = input - s v. So sigma is s, and core's `lcm` sampler is the consist
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import comfy.conds
 import comfy.latent_formats
@@ -94,7 +95,32 @@ def _latent_format(generator: SanaSprint) -> type[comfy.latent_formats.LatentFor
         spacial_downscale_ratio = generator.latent_scale
         scale_factor = generator.autoencoder.config.scaling_factor
 
+        @cached_property
+        def _preview(self) -> list[list[float]]:
+            return _preview_colors(generator.autoencoder, self.scale_factor, self.spacial_downscale_ratio)
+
+        @property
+        def latent_rgb_factors(self) -> list[list[float]]:  # ComfyUI reads it only where previews are on
+            return self._preview[:-1]
+
+        @property
+        def latent_rgb_factors_bias(self) -> list[float]:
+            return self._preview[-1]
+
     return SanaLatent
+
+
+@torch.no_grad()
+def _preview_colors(autoencoder: nn.Module, scale: float, ratio: int, cells: int = 8) -> list[list[float]]:
+    """Red, green and blue in [-1, 1] as linear functions of a latent cell, [C + 1, 3] with the constants last: what
+    fits the latents of four pictures of randomly coloured cells best."""
+    colors = torch.rand(4, 3, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weight = next(autoencoder.parameters())
+    pixels = colors.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3).to(weight.device, weight.dtype)
+    latents = autoencoder.encode(pixels, return_dict=False)[0].float().cpu() * scale
+    features = latents.movedim(1, -1).flatten(0, 2)
+    features = torch.cat([features, torch.ones(len(features), 1)], 1)
+    return torch.linalg.lstsq(features, colors.movedim(1, -1).flatten(0, 2)).solution.tolist()
 
 
 class SanaText(nn.Module):

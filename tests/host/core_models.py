@@ -21,14 +21,19 @@ def tiny_sd(path):
         sample_size=8, block_out_channels=(320,), layers_per_block=1, cross_attention_dim=1024, attention_head_dim=5,
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), use_linear_projection=True,
     )  # fmt: skip
+    save_file(comfy_state_dict(unet), path)
+    pipeline = sd_turbo()
+    pipeline.unet = unet
+    return FAMILIES["StableDiffusionPipeline"](pipeline, name="tiny-sd")
+
+
+def comfy_state_dict(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """A UNet's weights under ComfyUI's names; diffusers' own converter agrees with them."""
     keys = key_map(target_names(unet))
     original = {f"{_comfy_layer(keys, n)}.{kind}": t for n, kind, t in _tensors(unet)}
     again = convert_ldm_unet_checkpoint({f"model.diffusion_model.{k}": t for k, t in original.items()}, unet.config)
     assert again.keys() == unet.state_dict().keys()
-    save_file(original, path)
-    pipeline = sd_turbo()
-    pipeline.unet = unet
-    return FAMILIES["StableDiffusionPipeline"](pipeline, name="tiny-sd")
+    return original
 
 
 def tiny_flux(path):

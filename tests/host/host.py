@@ -12,6 +12,9 @@ import uuid
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+PATIENCE = 600
+"""Seconds until something is taken for stuck; a start takes ten of them on a machine that has nothing else to do."""
+
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "vae_approx", "hypernoise", "loras")
 
 
@@ -58,6 +61,7 @@ class Comfy:
             "OMP_NUM_THREADS": "1",
         }
         command = [str(python), "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(folder)]
+        command += ["--preview-method", "latent2rgb"]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [*command, "--disable-auto-launch", *arguments],
@@ -66,9 +70,8 @@ class Comfy:
         self._wait_until_up()
 
     def _wait_until_up(self) -> None:
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.get("/system_stats")
                 return
@@ -110,7 +113,7 @@ class Comfy:
         except urllib.error.HTTPError as error:
             raise ComfyError(_refusal(json.loads(error.read())), status=error.code) from None
 
-    def wait(self, prompt_id: str, seconds: float = 120) -> dict:
+    def wait(self, prompt_id: str, seconds: float = PATIENCE) -> dict:
         """The outputs of a prompt by node."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -151,6 +151,18 @@ def test_img2img_and_other_noises(comfy):
     assert torch.equal(empty, disabled)
 
 
+def test_live_previews_resemble_the_picture(comfy):
+    def build(g):
+        model, positive, _, vae, latent = loaded(g)
+        samples = custom_sampling(g, model, positive, g.RandomNoise(noise_seed=1), latent)
+        g.ProbeSave(image=g.ProbePreview(model=model, latent=samples))
+        g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+
+    preview, picture = pictures(comfy, build)
+    small = torch.nn.functional.adaptive_avg_pool2d(picture.movedim(-1, 1), 8).movedim(1, -1)
+    assert torch.corrcoef(torch.stack([preview.flatten(), small.flatten()]))[0, 1] > 0.7
+
+
 def test_cancel_in_the_middle_of_the_modulation_leaves_the_model_clean(comfy):
     def build(g, seed):
         model, positive, _, _, latent = loaded(g)

@@ -22,7 +22,7 @@ NOT_OURS = ("/user.css", "/api/userdata", "api.comfy.org", "huggingface.co", "Co
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("node") and CHROMIUM and (PLAYWRIGHT / "playwright-core").is_dir()),
-    reason=f"needs node, Chromium and playwright-core in {PLAYWRIGHT}: npm install playwright-core, HYPERNOISE_PLAYWRIGHT",
+    reason=f"needs node, Chromium, and playwright-core in {PLAYWRIGHT}: see HYPERNOISE_PLAYWRIGHT above",
 )
 
 

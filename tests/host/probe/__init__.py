@@ -8,6 +8,8 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import folder_paths
+import latent_preview
+import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 
@@ -106,6 +108,24 @@ class ProbeEmptyLatent(io.ComfyNode):
         return io.NodeOutput({"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])})
 
 
+class ProbePreview(io.ComfyNode):
+    """What the sampler's live preview shows of a latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbePreview",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, latent):
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        picture = previewer.decode_latent_to_preview(model.model.process_latent_in(latent["samples"]))
+        return io.NodeOutput(torch.from_numpy(np.array(picture)).float()[None] / 255)
+
+
 class ProbeNoise(io.ComfyNode):
     """A NOISE of somebody else: RandomNoise's, turned around, and slow if wanted."""
 
@@ -154,7 +174,7 @@ class ProbeSlowModel(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [ProbeSave, ProbeConditioning, ProbeDraw, ProbeEmptyLatent, ProbeNoise, ProbeSlowModel]
+        return [ProbeSave, ProbeConditioning, ProbeDraw, ProbeEmptyLatent, ProbePreview, ProbeNoise, ProbeSlowModel]
 
 
 async def comfy_entrypoint():
