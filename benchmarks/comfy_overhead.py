@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 from hypernoise_core.adapter_file import AdapterInfo, denoiser_fingerprint, write_adapter
 from hypernoise_core.layers import lora_shapes, target_names
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("", "host")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from core_models import comfy_state_dict
-from graphs import Graph, custom_sampling
-from host import Comfy
+from host.core_models import comfy_state_dict
+from host.graphs import Graph, custom_sampling
+from host.server import Comfy
 
 SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 

@@ -1,8 +1,8 @@
 """Skips without a ComfyUI: say where one is in HYPERNOISE_COMFY_ROOT (and HYPERNOISE_COMFY_PYTHON)."""
 
 import pytest
-import torch
-from host import Comfy, find_root
+
+from host.server import Comfy, find_root
 
 HOW = "set HYPERNOISE_COMFY_ROOT to ComfyUI's folder and HYPERNOISE_COMFY_PYTHON to its Python"
 
@@ -30,11 +30,3 @@ def plain_comfy(tmp_path_factory):
     server = Comfy(tmp_path_factory.mktemp("plain"), blocked=("diffusers", "peft"))
     yield server
     server.stop()
-
-
-def saved(server, outputs):
-    """Tensors and model states of every ProbeSave of a run, in the order of the graph."""
-    found = [(int(node), out) for node, out in outputs.items() if "tensors" in out]
-    return [
-        (torch.load(server.file(out["tensors"][0]), weights_only=True), out["state"][0]) for _, out in sorted(found)
-    ]

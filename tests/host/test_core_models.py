@@ -3,12 +3,11 @@ core for the diffusers models of the same weights."""
 
 import pytest
 import torch
-from conftest import saved
-from core_models import tiny_flux, tiny_sd
-from graphs import Graph, custom_sampling, ksampler, output
-from host import ComfyError
 from safetensors.torch import save_file
 
+from host.core_models import tiny_flux, tiny_sd
+from host.graphs import Graph, custom_sampling, ksampler, output
+from host.server import ComfyError, saved
 from hypernoise_core import NoiseHypernetwork, TensorBatch
 from hypernoise_core.lora import lora_parameters
 

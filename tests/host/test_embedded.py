@@ -4,10 +4,9 @@ import time
 
 import pytest
 import torch
-from conftest import saved
-from graphs import Graph, custom_sampling, ksampler, output
-from host import ComfyError
 
+from host.graphs import Graph, custom_sampling, ksampler, output
+from host.server import ComfyError, saved
 from hypernoise_core import NoiseHypernetwork, load_generator
 from hypernoise_core.embedded import HYPERNOISE_FILE
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from host import REPOSITORY
+
+from host.server import REPOSITORY
 
 NODES = {
     "HyperNoiseLoraLoader",

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from conftest import saved
-from graphs import Graph, custom_sampling, output
-from host import ComfyError
 from PIL import Image
 from safetensors.torch import load_file
 
+from host.graphs import Graph, custom_sampling, output
+from host.server import ComfyError, saved
 from hypernoise_core import load_reward
 from hypernoise_core.embedded import HYPERNOISE_FILE
 

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host import REPOSITORY
 from PIL import Image, ImageChops
+
+from host.server import REPOSITORY
 
 WORKFLOWS = REPOSITORY / "workflows"
 TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

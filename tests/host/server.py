@@ -11,6 +11,8 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+import torch
+
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 600
 """Seconds until something is taken for stuck; a start takes ten of them on a machine that has nothing else to do."""
@@ -143,3 +145,11 @@ def _refusal(answer: dict) -> str:
         for error in node["errors"]
     ]
     return "\n".join([answer.get("error", {}).get("message", ""), *details])
+
+
+def saved(server: Comfy, outputs: dict) -> list[tuple[torch.Tensor, dict]]:
+    """Tensors and model states of every ProbeSave of a run, in the order of the graph."""
+    found = [(int(node), out) for node, out in outputs.items() if "tensors" in out]
+    return [
+        (torch.load(server.file(out["tensors"][0]), weights_only=True), out["state"][0]) for _, out in sorted(found)
+    ]
