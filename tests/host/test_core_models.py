@@ -125,6 +125,21 @@ def test_a_model_with_a_lora_of_its_own(plain_comfy, case):
     assert torch.allclose(results[1], results[5], atol=1e-5)
 
 
+def test_a_controlnet_acts_on_the_sampling_alone(plain_comfy, case):
+    g = Graph()
+    model, conditioning, latent = case.loaded(g)
+    latent = g.ProbeEmptyLatent(model=model, latent=latent)
+    noise, controlled = g.RandomNoise(noise_seed=3), g.ProbeControl(conditioning=conditioning)
+    for text in (conditioning, controlled):
+        moved = case.modulated(g, noise, model, text)
+        g.ProbeSave(latent=g.ProbeDraw(noise=moved, latent=latent))
+        g.ProbeSave(latent=custom_sampling(g, model, text, moved, latent))
+    plain, sampled, plain_again, sampled_controlled = (t for t, _ in saved(plain_comfy, plain_comfy.run(g.nodes)))
+    assert torch.equal(plain, plain_again)
+    if case.name == "sd":  # FLUX's blocks know no control in the middle
+        assert not torch.allclose(sampled, sampled_controlled, atol=1e-3)
+
+
 def test_wrong_pairs_are_told_at_the_node(plain_comfy, case):
     def sample(adapter, width):
         g = Graph()

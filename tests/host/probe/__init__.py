@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
@@ -74,6 +75,29 @@ class ProbeConditioning(io.ComfyNode):
         random = torch.Generator().manual_seed(seed)
         tokens = torch.randn(1, 7, width, generator=random)
         return io.NodeOutput([[tokens, {"pooled_output": torch.randn(1, pooled, generator=random)}]])
+
+
+class Shift(comfy.controlnet.ControlBase):
+    """A ControlNet in miniature: it adds a constant in the middle of a UNet."""
+
+    def get_control(self, *_, **__):
+        return {"middle": [torch.full((1, 1, 1, 1), 0.5)]}
+
+
+class ProbeControl(io.ComfyNode):
+    """A CONDITIONING with a ControlNet."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeControl",
+            inputs=[io.Conditioning.Input("conditioning")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, conditioning):
+        return io.NodeOutput([[tokens, {**rest, "control": Shift()}] for tokens, rest in conditioning])
 
 
 class ProbeDraw(io.ComfyNode):
@@ -174,7 +198,16 @@ class ProbeSlowModel(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
-        return [ProbeSave, ProbeConditioning, ProbeDraw, ProbeEmptyLatent, ProbePreview, ProbeNoise, ProbeSlowModel]
+        return [
+            ProbeSave,
+            ProbeConditioning,
+            ProbeControl,
+            ProbeDraw,
+            ProbeEmptyLatent,
+            ProbePreview,
+            ProbeNoise,
+            ProbeSlowModel,
+        ]
 
 
 async def comfy_entrypoint():
