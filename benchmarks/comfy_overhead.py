@@ -3,11 +3,12 @@
 python -m benchmarks.comfy_overhead                      # 512 pixels, rank 16; some minutes on one CPU thread, 6 GiB
 python -m benchmarks.comfy_overhead --size 256 --rounds 5
 
-ComfyUI is found as the host tests find it: HYPERNOISE_COMFY_ROOT and HYPERNOISE_COMFY_PYTHON, else ~/comfy/ComfyUI. The
-first run of each kind loads and is not counted.
+ComfyUI is found as the host tests find it, on Linux: HYPERNOISE_COMFY_ROOT and HYPERNOISE_COMFY_PYTHON, else
+~/comfy/ComfyUI. The first run of each kind loads and is not counted.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -61,14 +62,18 @@ def prompt(seed: int, size: int, modulate: bool) -> dict:
 
 
 def measure(comfy: Comfy, seed: int, size: int, modulate: bool) -> tuple[float, int]:
-    """Seconds and peak resident bytes of one run."""
+    """CPU seconds, which other programs on the machine do not lengthen, and peak resident bytes of one run."""
     process = Path("/proc") / str(comfy.process.pid)
     (process / "clear_refs").write_text("5")  # resets the peak
-    entry = comfy.queue(prompt(seed, size, modulate))
-    comfy.wait(entry, seconds=1800)
-    times = {kind: body["timestamp"] for kind, body in comfy.get(f"/history/{entry}")[entry]["status"]["messages"]}
+    before = cpu_seconds(process)
+    comfy.wait(comfy.queue(prompt(seed, size, modulate)), seconds=1800)
     peak = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
-    return (times["execution_success"] - times["execution_start"]) / 1000, int(peak.split()[1]) * 1024
+    return cpu_seconds(process) - before, int(peak.split()[1]) * 1024
+
+
+def cpu_seconds(process: Path) -> float:
+    user, system = (process / "stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def main():
@@ -89,8 +94,8 @@ def main():
     extra = statistics.median(pair[1][0] - pair[0][0] for pair in rounds)
     memory = statistics.median(pair[1][1] - pair[0][1] for pair in rounds)
     mib = 2**20
-    print(f"SD 2.1, {args.size} pixels, rank {args.rank}, medians of {args.rounds} alternating rounds")
-    print(f"1 step {base:.2f} s   modulate + 1 step {moved:.2f} s   extra {extra:.2f} s = {extra / base:.2f} steps")
+    print(f"SD 2.1, {args.size} pixels, rank {args.rank}, medians of {args.rounds} alternating rounds, CPU seconds")
+    print(f"1 step {base:.2f}, modulate + 1 step {moved:.2f}, extra {extra:.2f} = {extra / base:.2f} steps")
     print(f"adapter {adapter / mib:.0f} MiB   peak memory of modulate + 1 step over 1 step {memory / mib:+.0f} MiB")
 
 

@@ -69,7 +69,11 @@ class Comfy:
                 [*command, "--disable-auto-launch", *arguments],
                 cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        self._wait_until_up()
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -79,7 +83,6 @@ class Comfy:
                 return
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
-        self.stop()
         raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text()[-3000:]}")
 
     def stop(self) -> None:
