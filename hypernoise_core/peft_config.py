@@ -15,7 +15,7 @@ UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indi
 
 
 def apply_config(weights: dict[str, Tensor], text: str) -> tuple[int, float, str]:
-    """(rank, alpha, base model) of a LoRA with this configuration (JSON, as in `adapter_config.json`).
+    """(rank, alpha, base model) of complete pairs of A and B with this configuration (JSON, as `adapter_config.json`).
 
     peft lets the scale differ by layer (`alpha_pattern`, rsLoRA); ours is alpha / rank everywhere, so B of such layers
     is replaced in `weights` by its multiple.
@@ -37,14 +37,17 @@ def apply_config(weights: dict[str, Tensor], text: str) -> tuple[int, float, str
     rslora = bool(config.get("use_rslora"))
     scale = alpha / (math.sqrt(rank) if rslora else rank)
     ranks, alphas = _pattern(config, "rank_pattern"), _pattern(config, "alpha_pattern")
+    found = set()
     for key in [key for key in weights if key.endswith(f".{A}")]:
         layer = key.removesuffix(f".{A}")
         its_rank, its_alpha = _match(ranks, layer, rank), _match(alphas, layer, alpha)
         if len(weights[key]) != its_rank:
             raise ValueError(f"is damaged: {layer} has rank {len(weights[key])}, its configuration says {its_rank}")
+        found.add(int(its_rank))
         factor = its_alpha / (math.sqrt(its_rank) if rslora else its_rank) / scale
-        if factor != 1 and f"{layer}.{B}" in weights:
-            weights[f"{layer}.{B}"] = weights[f"{layer}.{B}"] * factor
+        if factor != 1:
+            weights[f"{layer}.{B}"] = weights[f"{layer}.{B}"].float() * factor
+    rank = rank if rank in found else max(found)
     return rank, scale * rank, str(config.get("base_model_name_or_path") or "")
 
 

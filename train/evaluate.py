@@ -104,7 +104,7 @@ def category_table(rows: dict[str, dict]) -> str:
 def load_adapter(generator: Generator, path: str) -> DenoiserLora:
     """An adapter of either kind."""
     kind = read_adapter(path)[1].kind
-    return (NoiseHypernetwork if kind == "noise" else FineTunedDenoiser).load(generator, path)
+    return (FineTunedDenoiser if kind == "finetune" else NoiseHypernetwork).load(generator, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
