@@ -18,7 +18,8 @@ from hypernoise_core.rewards import REWARDS, RewardEnsemble, load_reward
 from . import folders
 
 CATEGORY = "HyperNoise/rewards"
-USUAL_PLACE = "usual place"
+IN_FOLDER = "models/hypernoise_rewards"
+FROM_HUB = "Hugging Face cache"
 RewardType = io.Custom("REWARD")
 
 
@@ -35,13 +36,10 @@ class LoadedReward:
             self.ensemble.to(self.device)
             text = self.ensemble.encode_text([prompt]).repeat(len(images)).to(self.device)
             scores = self.ensemble.scores(images[..., :3].movedim(-1, 1).to(self.device, torch.float32), text)
-            return {**_on_cpu(scores), "total": self.ensemble.combine(scores).cpu()}
+            scores["total"] = self.ensemble.combine(scores)
+            return {name: score.cpu() for name, score in scores.items()}
         finally:
             self.ensemble.to("cpu")
-
-
-def _on_cpu(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: score.cpu() for name, score in scores.items()}
 
 
 class HyperNoiseLoadReward(io.ComfyNode):
@@ -65,9 +63,9 @@ class HyperNoiseLoadReward(io.ComfyNode):
                 io.Combo.Input(
                     "weights",
                     options=weight_names(),
-                    default=USUAL_PLACE,
-                    tooltip="A file or folder in models/hypernoise_rewards. The usual place is a folder or file there "
-                    "that is named like the reward, else the Hugging Face cache.",
+                    default=IN_FOLDER,
+                    tooltip="Where the reward's released weights are: somewhere in models/hypernoise_rewards, in one file "
+                    "or folder there, or in the Hugging Face cache, which downloads what it lacks.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -95,14 +93,13 @@ class HyperNoiseLoadReward(io.ComfyNode):
         if reward not in reward_names():
             return f"there is no reward {reward}: choose one of {', '.join(reward_names())}"
         if weights not in weight_names():
-            return f"there is no {weights} in models/hypernoise_rewards: put it there, or choose the usual place"
+            return f"there is no {weights} in {IN_FOLDER}: put it there, or choose other weights"
         return True
 
     @classmethod
     def execute(cls, reward, weights, weight, device, add_to=None) -> io.NodeOutput:
-        path = weights_path(reward if weights == USUAL_PLACE else weights)
         others = [(r, add_to.ensemble.weights[name]) for name, r in add_to.ensemble.rewards.items()] if add_to else []
-        loaded = (_load(reward, path), weight)
+        loaded = (_load(reward, weights_path(reward, weights)), weight)
         place = torch.device("cpu") if device == "cpu" else comfy.model_management.get_torch_device()
         return io.NodeOutput(LoadedReward(RewardEnsemble([*others, loaded]), place))
 
@@ -186,12 +183,16 @@ def reward_names() -> list[str]:
 
 
 def weight_names() -> list[str]:
-    return [USUAL_PLACE, *(entry.name for entry in _entries() if entry.suffix != ".py")]
+    return [IN_FOLDER, FROM_HUB, *(entry.name for entry in _entries() if entry.suffix != ".py")]
 
 
-def weights_path(name: str) -> str | None:
-    """The entry of models/hypernoise_rewards with that name, or that stem."""
-    return next((str(e) for e in _entries() if e.suffix != ".py" and name in (e.name, e.stem)), None)
+def weights_path(reward: str, weights: str) -> str | None:
+    """What `load_reward` gets as weights; None for what is shipped and what comes from the hub."""
+    if reward == folders.EMBEDDED or weights == FROM_HUB:
+        return None
+    if weights == IN_FOLDER:
+        return folder_paths.get_folder_paths(folders.REWARDS)[0]
+    return next((str(entry) for entry in _entries() if entry.name == weights), None)
 
 
 def _entries() -> list[Path]:

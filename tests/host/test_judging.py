@@ -32,7 +32,9 @@ def sampled(g, batch=4):
 
 
 def reward_node(g, reward="embedded", weight=1.0, **inputs):
-    return g.HyperNoiseLoadReward(reward=reward, weights="usual place", weight=weight, device="auto", **inputs)
+    return g.HyperNoiseLoadReward(
+        reward=reward, weights="models/hypernoise_rewards", weight=weight, device="auto", **inputs
+    )
 
 
 def test_scores_equal_the_cores_and_the_best_are_kept_in_order(comfy):
