@@ -64,8 +64,8 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     "weights",
                     options=weight_names(),
                     default=IN_FOLDER,
-                    tooltip="Where the reward's released weights are: somewhere in models/hypernoise_rewards, in one file "
-                    "or folder there, or in the Hugging Face cache, which downloads what it lacks.",
+                    tooltip="Where the reward's released weights are: somewhere in models/hypernoise_rewards, in one "
+                    "file or folder there, or in the Hugging Face cache, which downloads what it lacks.",
                 ),
                 io.Float.Input(
                     "weight",

@@ -126,6 +126,9 @@ def _preview_colors(autoencoder: nn.Module, scale: float, ratio: int, cells: int
 class SanaText(nn.Module):
     """The text encoder behind the calls that comfy.sd.CLIP makes. Its tokens are the prompt itself."""
 
+    disable_offload = True
+    """ComfyUI's dynamic VRAM is for its own layers; transformers' are loaded whole."""
+
     def __init__(self, generator: SanaSprint):
         super().__init__()
         self.generator = generator
