@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -87,15 +88,16 @@ class HyperNoise:
         return FittedLora(branches, last_layer, patcher)
 
 
-def check_conditioning(model: ModelPatcher, conditioning: list) -> None:
-    """Whether a CONDITIONING is of the width that this MODEL's denoiser takes, as far as its configuration says.
+def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> None:
+    """Whether encoded texts [B, tokens, width] are as wide as this MODEL's denoiser takes them, as far as its
+    configuration says.
 
     Raises:
-        ValueError: it comes from another text encoder.
+        ValueError: they come from another text encoder.
     """
     config = model.model.model_config.unet_config
     width = config.get("context_dim", config.get("context_in_dim"))
-    for tokens, _ in conditioning:
+    for tokens in texts:
         if isinstance(width, int) and torch.is_tensor(tokens) and tokens.shape[-1] != width:
             raise ValueError(
                 f"conditioning: its text encoder gives {tokens.shape[-1]} numbers a token and this model takes "

@@ -70,7 +70,7 @@ class HyperNoiseModulateNoise(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(noise)
         hypernoise.fit(model)  # a wrong pair is told here, before anything is sampled
-        check_conditioning(model, conditioning)
+        check_conditioning(model, (tokens for tokens, _ in conditioning))
         return io.NodeOutput(ModulatedNoise(noise, model, conditioning, hypernoise, strength))
 
 
@@ -115,6 +115,8 @@ def _modulating(hypernoise: HyperNoise, strength: float):
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         if not (_is_empty(noise) or (_starts_below_full_noise(guider, sigmas) and not _is_empty(latent_image))):
+            texts = (cond.get("cross_attn") for cond in guider.original_conds["positive"])
+            check_conditioning(guider.model_patcher, texts)
             noise = noise + strength * residual(guider.model_patcher, hypernoise, noise, guider.original_conds)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 

@@ -157,6 +157,14 @@ def test_wrong_pairs_are_told_at_the_node(plain_comfy, case):
     assert wrong.value.node_type == "HyperNoiseModulateNoise"
     with pytest.raises(ComfyError, match="conditioning: its text encoder gives 48 numbers"):
         sample(case.adapter, 48)
+    with pytest.raises(ComfyError, match="conditioning: its text encoder gives 48 numbers") as wrong:
+        g = Graph()
+        model, _, latent = case.loaded(g)
+        conditioning = g.ProbeConditioning(width=48, pooled=case.pooled, seed=0)
+        moved = g.HyperNoiseModulateModel(model=model, hypernoise=case.hypernoise(g), strength=1.0)
+        g.ProbeSave(latent=ksampler(g, moved, conditioning, conditioning, latent))
+        plain_comfy.run(g.nodes)
+    assert wrong.value.node_type == "KSampler"
     with pytest.raises(ComfyError, match=r"there is no gone\.safetensors in models/hypernoise") as missing:
         sample("gone.safetensors", case.width)
     assert missing.value.status == 400
