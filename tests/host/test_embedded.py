@@ -1,13 +1,16 @@
 """The embedded generator in the real ComfyUI: equal to diffusers, moved as the core moves it, clean at every end."""
 
+import json
 import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
 from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 from hypernoise_core.embedded import HYPERNOISE_FILE
 
 PROMPT = "a photo of a red square and a blue cross"
@@ -26,8 +29,8 @@ def loaded(g: Graph, batch=1):
     return model, positive, negative, vae, g.EmptyLatentImage(width=64, height=64, batch_size=batch)
 
 
-def modulated(g, noise, model, positive, strength=1.0):
-    hypernoise = g.HyperNoiseLoraLoader(file="embedded")
+def modulated(g, noise, model, positive, strength=1.0, file="embedded"):
+    hypernoise = g.HyperNoiseLoraLoader(file=file)
     return g.HyperNoiseModulateNoise(
         noise=noise, model=model, conditioning=positive, hypernoise=hypernoise, strength=strength
     )
@@ -148,6 +151,24 @@ def test_img2img_and_other_noises(comfy):
     assert torch.equal(plain, by_model)
     assert not torch.allclose(flipped, moved, atol=1e-3)
     assert torch.equal(empty, disabled)
+
+
+def test_a_peft_folder_as_the_papers_authors_release_them(comfy):
+    """No header of ours, peft's prefix, the configuration beside the weights."""
+    weights, info = read_adapter(HYPERNOISE_FILE)
+    folder = comfy.folder / "models" / "hypernoise" / "released"
+    folder.mkdir()
+    save_file({f"base_model.model.{key}": weight for key, weight in weights.items()}, folder / PEFT_WEIGHTS[0])
+    config = {"peft_type": "LORA", "r": info.rank, "lora_alpha": info.alpha, "target_modules": sorted(weights)}
+    (folder / PEFT_CONFIG).write_text(json.dumps(config))
+
+    def build(g):
+        model, positive, _, _, latent = loaded(g)
+        for file in ("embedded", "released"):
+            noise = modulated(g, g.RandomNoise(noise_seed=1), model, positive, file=file)
+            g.ProbeSave(latent=custom_sampling(g, model, positive, noise, latent))
+
+    assert torch.equal(*pictures(comfy, build))
 
 
 def test_live_previews_resemble_the_picture(comfy):

@@ -81,7 +81,7 @@ class Shift(comfy.controlnet.ControlBase):
     """A ControlNet in miniature: it adds a constant in the middle of a UNet."""
 
     def get_control(self, *_, **__):
-        return {"middle": [torch.full((1, 1, 1, 1), 0.5)]}
+        return {"input": [], "middle": [torch.full((1, 1, 1, 1), 0.5)], "output": []}
 
 
 class ProbeControl(io.ComfyNode):
