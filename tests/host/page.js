@@ -4,6 +4,7 @@ const { chromium } = require('playwright-core');
 const fs = require('fs');
 
 const PACK = 'ComfyUI-HyperNoise';
+const PATIENCE = 300000; // ms; seconds are enough where the machine is not busy
 const [url, executablePath, out, ...templates] = process.argv.slice(2);
 
 async function open(page, template) {
@@ -14,7 +15,7 @@ async function open(page, template) {
   await page.waitForFunction(
     () => window.app.graph.nodes.some((node) => node.type.startsWith('HyperNoise')),
     null,
-    { timeout: 20000 },
+    { timeout: PATIENCE },
   );
   await page.waitForTimeout(1500);
   await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView'));
@@ -34,7 +35,7 @@ async function run(page) {
   await page.waitForFunction(
     () => window.app.graph.nodes.some((n) => n.type === 'ImageCompare' && window.app.nodeOutputs[n.id]?.a_images?.length),
     null,
-    { timeout: 60000 },
+    { timeout: PATIENCE },
   );
   await page.waitForTimeout(2500);
   await page.screenshot({ path: `${out}/run.png` });
@@ -50,13 +51,14 @@ async function run(page) {
     args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
   });
   const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } });
+  page.setDefaultTimeout(PATIENCE);
   const report = { errors: [], missing: {}, compared: null };
   page.on('pageerror', (error) => report.errors.push(String(error.stack || error)));
   page.on('console', (message) => {
     if (message.type() === 'error') report.errors.push(`${message.text()} ${message.location().url || ''}`);
   });
   await page.goto(url);
-  await page.waitForFunction(() => window.app?.extensionManager && window.app?.graph, null, { timeout: 120000 });
+  await page.waitForFunction(() => window.app?.extensionManager && window.app?.graph, null, { timeout: PATIENCE });
   await page.evaluate(() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)); // for the slider
   await page.waitForTimeout(3000);
   for (const template of templates) {

@@ -34,7 +34,7 @@ def page(comfy, tmp_path_factory):
     script = Path(__file__).parent / "page.js"
     subprocess.run(
         ["node", script, comfy.url, CHROMIUM, out, *TEMPLATES],
-        env={**os.environ, "NODE_PATH": str(PLAYWRIGHT)}, check=True, timeout=300,
+        env={**os.environ, "NODE_PATH": str(PLAYWRIGHT)}, check=True, timeout=900,
     )  # fmt: skip
     return out
 
