@@ -1,5 +1,6 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
 # make test   install, lint, check the format, run the tests
+# make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
 # make embedded   train the embedded generator, its reward and its adapter again from nothing (hours)
 
@@ -13,7 +14,7 @@ PACKAGES_SITE := $(PACKAGES)/lib/python3.10/site-packages
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test format embedded reward-packages clean
+.PHONY: demo test test-host format embedded reward-packages clean
 
 demo: $(READY)
 	$(BIN)/python -m train.demo
@@ -22,6 +23,9 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+test-host: $(READY)
+	$(BIN)/python -m pytest tests/host
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

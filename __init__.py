@@ -1,8 +1,25 @@
 """The pack's front door: hands ComfyUI the nodes, and does nothing where ComfyUI is not running."""
 
-from importlib.util import find_spec
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+CORE = "hypernoise_core"
+
+
+def _import_core() -> None:
+    """Import the pack's own `hypernoise_core` under that name, which users' rewards import too. The pack's folder does
+    not go on sys.path for it: its `nodes` would shadow ComfyUI's."""
+    if CORE not in sys.modules:
+        folder = Path(__file__).parent / CORE
+        spec = spec_from_file_location(CORE, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        sys.modules[CORE] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[CORE])
+
 
 if find_spec("comfy_api"):
+    _import_core()
     from .nodes import comfy_entrypoint
 
-    __all__ = ["comfy_entrypoint"]
+    WEB_DIRECTORY = "web"
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

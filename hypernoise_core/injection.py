@@ -32,7 +32,7 @@ class LowRankBranch(nn.Module):
             how = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
             self.down = operations.Conv2d(width, rank, a.shape[2:], bias=False, device="meta", **how)
             self.up = operations.Conv2d(rank, len(b), 1, bias=False, device="meta")
-        self.down.weight = nn.Parameter(a.clone(), requires_grad=False)
+        self.down.weight = nn.Parameter(a, requires_grad=False)
         self.up.weight = nn.Parameter(b * scale, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:

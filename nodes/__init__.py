@@ -2,10 +2,29 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import folders
+from .compare import HyperNoiseCompare
+from .generator import HyperNoiseLoadGenerator
+from .lora_files import HyperNoiseLoraLoader, HyperNoiseSaveLora
+from .modulate import HyperNoiseModulateModel, HyperNoiseModulateNoise
+from .rewards import HyperNoiseKeepBest, HyperNoiseLoadReward, HyperNoiseRewardScore
+
+folders.register()
+
 
 class HyperNoiseExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return []
+        return [
+            HyperNoiseLoraLoader,
+            HyperNoiseModulateNoise,
+            HyperNoiseModulateModel,
+            HyperNoiseLoadGenerator,
+            HyperNoiseLoadReward,
+            HyperNoiseRewardScore,
+            HyperNoiseKeepBest,
+            HyperNoiseCompare,
+            HyperNoiseSaveLora,
+        ]
 
 
 async def comfy_entrypoint() -> HyperNoiseExtension:

@@ -25,14 +25,16 @@ class SanaSprint(DiffusersGenerator):
     pipeline_class = SanaSprintPipeline
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        embeds, mask = self.pipeline.encode_prompt(prompts, complex_human_instruction=None, device=self.device)
+        embeds, mask = self.pipeline.encode_prompt(
+            prompts, complex_human_instruction=None, device=self.text_encoders[0].device
+        )
         longest = int(mask.sum(1).max())  # of 300: what is masked out changes no picture and costs most of the time
         return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
-        return self._call(denoiser, x0, torch.ones(len(x0), device=x0.device), conditioning)
+        return self.predict(denoiser, x0, torch.ones(len(x0), device=x0.device), conditioning)
 
-    def _call(self, denoiser: nn.Module, x: Tensor, s: Tensor, conditioning: TensorBatch) -> Tensor:
+    def predict(self, denoiser: nn.Module, x: Tensor, s: Tensor, conditioning: TensorBatch) -> Tensor:
         """The raw prediction at x = s z + (1 - s) x̂, in float32; `s` [B] in [0, 1]."""
         dtype = self.denoiser.dtype
         guidance = torch.full_like(s, GUIDANCE_SCALE) * self.denoiser.config.guidance_embeds_scale
@@ -63,7 +65,7 @@ class SanaSprint(DiffusersGenerator):
             s = t.sin() / (t.cos() + t.sin())
             norm = (s**2 + (1 - s) ** 2).sqrt()
             flow_input = x / sigma_data * norm
-            v = self._call(denoiser or self.denoiser, flow_input, s.expand(len(x)), conditioning)
+            v = self.predict(denoiser or self.denoiser, flow_input, s.expand(len(x)), conditioning)
             trigflow = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s**2) * v) / norm * sigma_data
             x, clean = scheduler.step(trigflow, t, x, generator=random, return_dict=False)
         return clean / sigma_data

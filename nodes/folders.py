@@ -1,0 +1,45 @@
+"""Where the pack's files lie: `models/hypernoise` and `models/hypernoise_rewards`."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from hypernoise_core.adapter_file import PEFT_WEIGHTS
+from hypernoise_core.embedded import HYPERNOISE_FILE
+
+ADAPTERS = "hypernoise"
+REWARDS = "hypernoise_rewards"
+EMBEDDED = "embedded"
+"""The name that stands for what the pack ships, here as in `load_generator` and `load_reward`."""
+
+
+def register() -> None:
+    """Make the folders, and make them known to ComfyUI; `extra_model_paths.yaml` can add others."""
+    for name, extensions in ((ADAPTERS, {".safetensors", ".bin"}), (REWARDS, set())):
+        folder = os.path.join(folder_paths.models_dir, name)
+        os.makedirs(folder, exist_ok=True)
+        folder_paths.add_model_folder_path(name, folder)
+        folder_paths.folder_names_and_paths[name][1].update(extensions)
+
+
+def adapter_names() -> list[str]:
+    """What Load HyperNoise LoRA offers: the embedded one, files, and PEFT folders by their folder's name."""
+    names = {}
+    for file in map(Path, folder_paths.get_filename_list(ADAPTERS)):
+        if file.name in PEFT_WEIGHTS:
+            names[file.parent.as_posix()] = None
+        elif file.suffix == ".safetensors":
+            names[file.as_posix()] = None
+    return [EMBEDDED, *names]
+
+
+def adapter_path(name: str) -> Path | None:
+    """The file or PEFT folder of one of `adapter_names`, or None if it is gone."""
+    if name == EMBEDDED:
+        return HYPERNOISE_FILE
+    if name not in adapter_names():
+        return None
+    return next(
+        (p for p in (Path(folder) / name for folder in folder_paths.get_folder_paths(ADAPTERS)) if p.exists()), None
+    )

@@ -1,0 +1,61 @@
+"""Load HyperNoise Generator: a diffusers pipeline of a family that ComfyUI's core lacks, as MODEL, CLIP and VAE."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .folders import EMBEDDED
+
+
+class HyperNoiseLoadGenerator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseLoadGenerator",
+            display_name="Load HyperNoise Generator",
+            category="HyperNoise",
+            description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that the pack ships, "
+            "for the core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler "
+            "for one step and lcm for more.",
+            search_aliases=["sana sprint", "sana loader", "embedded generator", "diffusers loader"],
+            inputs=[
+                io.String.Input(
+                    "model",
+                    default=EMBEDDED,
+                    tooltip="'embedded' needs no download and draws coloured shapes at 64x64. Otherwise a folder saved "
+                    "by diffusers, by name in models/diffusers or by its full path, or a hub id such as "
+                    "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers, which is downloaded once.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(tooltip="For KSampler, SamplerCustomAdvanced and the Modulate nodes."),
+                io.Clip.Output(tooltip="For CLIP Text Encode. Weights in brackets mean nothing to this encoder."),
+                io.Vae.Output(tooltip="For VAE Decode and VAE Encode."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model):
+        try:
+            import diffusers  # noqa: F401  a broken one is as good as none
+        except ImportError as error:
+            return (
+                f"this node needs diffusers, which ComfyUI does not bring ({error}). Install it into ComfyUI's Python: "
+                f"python -m pip install -r requirements.txt, in the folder of ComfyUI-HyperNoise"
+            )
+        if not model.strip():
+            return f"write {EMBEDDED}, a folder or a hub id"
+        return True
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        from .sana_sprint import load_sana_sprint
+
+        return io.NodeOutput(*load_sana_sprint(_place(model.strip())))
+
+
+def _place(model: str) -> str:
+    """A folder of models/diffusers by its name, or what was given."""
+    folders = [Path(folder) / model for folder in folder_paths.get_folder_paths("diffusers")]
+    return next((str(folder) for folder in folders if (folder / "model_index.json").is_file()), model)

@@ -1,0 +1,132 @@
+"""Modulate Noise, as a NOISE and as a MODEL."""
+
+import math
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from .adapter import HyperNoise, HyperNoiseType, check_conditioning
+from .residual import KEY, residual
+
+CATEGORY = "HyperNoise"
+ALIASES = ["noise hypernetwork", "hypernoise", "improve noise", "initial noise", "turbo quality"]
+
+
+def strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=-10.0,
+        max=10.0,
+        step=0.05,
+        tooltip="How much of the learnt residual is added to the noise. 0 is the plain workflow, 1 is as trained; a "
+        "timidly trained adapter can gain from 1.5 to 3.",
+    )
+
+
+class ModulatedNoise:
+    """A NOISE that moves what another one draws, when the sampler asks and the latent's size is known."""
+
+    def __init__(self, noise, model, conditioning: list, hypernoise: HyperNoise, strength: float):
+        self.noise, self.seed = noise, noise.seed
+        self.model, self.conditioning, self.hypernoise, self.strength = model, conditioning, hypernoise, strength
+
+    def generate_noise(self, input_latent: dict):
+        x0 = self.noise.generate_noise(input_latent)
+        if _is_empty(x0) or not _is_empty(input_latent["samples"]):
+            return x0
+        return x0 + self.strength * residual(self.model, self.hypernoise, x0, self.conditioning)
+
+
+class HyperNoiseModulateNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseModulateNoise",
+            display_name="Modulate Noise",
+            category=CATEGORY,
+            description="Moves the starting noise to where the model makes a better picture of the prompt, for one "
+            "more denoiser call. The model itself stays as it was. It belongs between RandomNoise and "
+            "SamplerCustomAdvanced.",
+            search_aliases=ALIASES,
+            inputs=[
+                io.Noise.Input("noise", tooltip="Any noise node's output. Its seed stays in charge."),
+                io.Model.Input("model", tooltip="The model that will sample: the HyperNoise LoRA was made for it."),
+                io.Conditioning.Input("conditioning", tooltip="The positive prompt that will be sampled."),
+                HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
+                strength_input(),
+            ],
+            outputs=[
+                io.Noise.Output(
+                    tooltip="For SamplerCustomAdvanced. A latent that is not empty (img2img, a second pass) gets the "
+                    "noise as it was."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, noise, model, conditioning, hypernoise, strength) -> io.NodeOutput:
+        if strength == 0:
+            return io.NodeOutput(noise)
+        hypernoise.fit(model)  # a wrong pair is told here, before anything is sampled
+        check_conditioning(model, (tokens for tokens, _ in conditioning))
+        return io.NodeOutput(ModulatedNoise(noise, model, conditioning, hypernoise, strength))
+
+
+class HyperNoiseModulateModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseModulateModel",
+            display_name="Modulate Noise (Model)",
+            category=CATEGORY,
+            description="Modulate Noise for samplers without a noise input, such as KSampler: the model that comes out "
+            "moves its starting noise for the sampler's positive prompt. Its weights are not patched.",
+            search_aliases=[*ALIASES, "ksampler noise"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that the HyperNoise LoRA was made for; LoRAs on it are fine."
+                ),
+                HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
+                strength_input(),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="For KSampler and every other sampler. img2img and second passes run as if this node "
+                    "were not there."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, hypernoise, strength) -> io.NodeOutput:
+        if strength == 0:
+            return io.NodeOutput(model)
+        hypernoise.fit(model)
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _modulating(hypernoise, strength))
+        return io.NodeOutput(model)
+
+
+def _modulating(hypernoise: HyperNoise, strength: float):
+    """A wrapper of CFGGuider.outer_sample that moves the noise on its way in."""
+
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider = executor.class_obj
+        if not (_is_empty(noise) or (_starts_below_full_noise(guider, sigmas) and not _is_empty(latent_image))):
+            texts = (cond.get("cross_attn") for cond in guider.original_conds["positive"])
+            check_conditioning(guider.model_patcher, texts)
+            noise = noise + strength * residual(guider.model_patcher, hypernoise, noise, guider.original_conds)
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+    return outer_sample
+
+
+def _is_empty(tensor) -> bool:
+    return torch.count_nonzero(tensor) == 0
+
+
+def _starts_below_full_noise(guider, sigmas) -> bool:
+    first, full = float(sigmas[0]), float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
+    return first < full and not math.isclose(first, full, rel_tol=1e-5)

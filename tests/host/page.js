@@ -1,0 +1,75 @@
+// Opens each template of the pack from the template browser of a running ComfyUI, runs the first to its end.
+// node page.js URL CHROMIUM OUT TEMPLATE…   writes OUT/<template>.json (the prompt that the page would post), .png, report.json
+const { chromium } = require('playwright-core');
+const fs = require('fs');
+
+const PACK = 'ComfyUI-HyperNoise';
+const PATIENCE = 300000; // ms; seconds are enough where the machine is not busy
+const [url, executablePath, out, ...templates] = process.argv.slice(2);
+
+async function open(page, template) {
+  await page.evaluate(() => window.app.graph.clear());
+  await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates'));
+  await page.getByText(PACK, { exact: true }).first().click();
+  await page.locator(`[data-testid="template-workflow-${template}"]`).first().click();
+  await page.waitForFunction(
+    () => window.app.graph.nodes.some((node) => node.type.startsWith('HyperNoise')),
+    null,
+    { timeout: PATIENCE },
+  );
+  await page.waitForTimeout(1500);
+  await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView'));
+  await page.waitForTimeout(1000);
+}
+
+async function describe(page) {
+  return await page.evaluate(async () => ({
+    prompt: (await window.app.graphToPrompt()).output,
+    missing: window.app.graph.nodes.filter((n) => !window.LiteGraph.registered_node_types[n.type]).map((n) => n.type),
+    types: window.app.graph.nodes.map((n) => n.type),
+  }));
+}
+
+async function run(page) {
+  await page.evaluate(() => window.app.queuePrompt(0, 1));
+  await page.waitForFunction(
+    () => window.app.graph.nodes.some((n) => n.type === 'ImageCompare' && window.app.nodeOutputs[n.id]?.a_images?.length),
+    null,
+    { timeout: PATIENCE },
+  );
+  await page.waitForTimeout(2500);
+  await page.screenshot({ path: `${out}/run.png` });
+  return await page.evaluate(() => {
+    const node = window.app.graph.nodes.find((n) => n.type === 'ImageCompare');
+    return window.app.nodeOutputs[node.id];
+  });
+}
+
+(async () => {
+  const browser = await chromium.launch({
+    executablePath,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
+  });
+  const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } });
+  page.setDefaultTimeout(PATIENCE);
+  const report = { errors: [], missing: {}, compared: null };
+  page.on('pageerror', (error) => report.errors.push(String(error.stack || error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error') report.errors.push(`${message.text()} ${message.location().url || ''}`);
+  });
+  await page.goto(url);
+  await page.waitForFunction(() => window.app?.extensionManager && window.app?.graph, null, { timeout: PATIENCE });
+  await page.evaluate(() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)); // for the slider
+  await page.waitForTimeout(3000);
+  for (const template of templates) {
+    await open(page, template);
+    const { prompt, missing, types } = await describe(page);
+    report.missing[template] = missing;
+    if (!types.length) report.errors.push(`${template} is empty`);
+    fs.writeFileSync(`${out}/${template}.json`, JSON.stringify(prompt, null, 2));
+    if (template === templates[0]) report.compared = await run(page);
+    await page.screenshot({ path: `${out}/${template}.png` });
+  }
+  fs.writeFileSync(`${out}/report.json`, JSON.stringify(report, null, 2));
+  await browser.close();
+})();

@@ -1,0 +1,214 @@
+"""A node pack for tests: exact tensors out of ComfyUI, and what it does to weights."""
+
+import os
+import time
+import uuid
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import folder_paths
+import latent_preview
+import numpy as np
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+COUNTS = {"weight patches": 0}
+
+
+def _count(name, function):
+    def counted(*args, **kwargs):
+        COUNTS[name] += 1
+        return function(*args, **kwargs)
+
+    return counted
+
+
+patch = comfy.model_patcher.ModelPatcher.patch_weight_to_device
+comfy.model_patcher.ModelPatcher.patch_weight_to_device = _count("weight patches", patch)
+
+
+class ProbeSave(io.ComfyNode):
+    """Saves a tensor as it is, and what is known of the model's state."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeSave",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", optional=True),
+                io.Latent.Input("latent", optional=True),
+                io.Model.Input("model", optional=True),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, image=None, latent=None, model=None):
+        tensor = image if image is not None else latent["samples"]
+        name = f"{uuid.uuid4().hex}.pt"
+        torch.save(tensor.clone(), os.path.join(folder_paths.get_output_directory(), name))
+        state = {**COUNTS, "file": name}
+        if model is not None:
+            state["patched forwards"] = sum("forward" in vars(m) for m in model.model.modules())
+            state["backups"] = len(model.backup) + len(model.patches)
+        state["loaded"] = len(comfy.model_management.current_loaded_models)
+        result = {"filename": name, "subfolder": "", "type": "output"}
+        return io.NodeOutput(ui={"tensors": [result], "state": [state]})
+
+
+class ProbeConditioning(io.ComfyNode):
+    """A CONDITIONING of random numbers, for models whose text encoders are too large for a test."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeConditioning",
+            inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("seed")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, width, pooled, seed):
+        random = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(1, 7, width, generator=random)
+        return io.NodeOutput([[tokens, {"pooled_output": torch.randn(1, pooled, generator=random)}]])
+
+
+class Shift(comfy.controlnet.ControlBase):
+    """A ControlNet in miniature: it adds a constant in the middle of a UNet."""
+
+    def get_control(self, *_, **__):
+        return {"input": [], "middle": [torch.full((1, 1, 1, 1), 0.5)], "output": []}
+
+
+class ProbeControl(io.ComfyNode):
+    """A CONDITIONING with a ControlNet."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeControl",
+            inputs=[io.Conditioning.Input("conditioning")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, conditioning):
+        return io.NodeOutput([[tokens, {**rest, "control": Shift()}] for tokens, rest in conditioning])
+
+
+class ProbeDraw(io.ComfyNode):
+    """What a NOISE draws for a latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeDraw",
+            inputs=[io.Noise.Input("noise"), io.Latent.Input("latent")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, latent):
+        return io.NodeOutput({"samples": noise.generate_noise(latent)})
+
+
+class ProbeEmptyLatent(io.ComfyNode):
+    """An empty latent as the samplers make it for a model."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeEmptyLatent",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, latent):
+        return io.NodeOutput({"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])})
+
+
+class ProbePreview(io.ComfyNode):
+    """What the sampler's live preview shows of a latent."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbePreview",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, latent):
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        picture = previewer.decode_latent_to_preview(model.model.process_latent_in(latent["samples"]))
+        return io.NodeOutput(torch.from_numpy(np.array(picture)).float()[None] / 255)
+
+
+class ProbeNoise(io.ComfyNode):
+    """A NOISE of somebody else: RandomNoise's, turned around, and slow if wanted."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeNoise",
+            inputs=[io.Noise.Input("noise")],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise):
+        class Flipped:
+            seed = noise.seed
+
+            def generate_noise(self, latent):
+                return -noise.generate_noise(latent)
+
+        return io.NodeOutput(Flipped())
+
+
+class ProbeSlowModel(io.ComfyNode):
+    """A MODEL whose every denoiser call takes a while and can be cancelled, for the test of Cancel."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeSlowModel",
+            inputs=[io.Model.Input("model"), io.Float.Input("seconds", default=2.0)],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, seconds):
+        def slow(apply_model, args):
+            for _ in range(int(seconds / 0.02)):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(0.02)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model = model.clone()
+        model.set_model_unet_function_wrapper(slow)
+        return io.NodeOutput(model)
+
+
+class ProbeExtension(ComfyExtension):
+    async def get_node_list(self):
+        return [
+            ProbeSave,
+            ProbeConditioning,
+            ProbeControl,
+            ProbeDraw,
+            ProbeEmptyLatent,
+            ProbePreview,
+            ProbeNoise,
+            ProbeSlowModel,
+        ]
+
+
+async def comfy_entrypoint():
+    return ProbeExtension()

@@ -1,0 +1,235 @@
+"""The embedded generator in the real ComfyUI: equal to diffusers, moved as the core moves it, clean at every end."""
+
+import json
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from host.graphs import Graph, custom_sampling, ksampler, output
+from host.server import ComfyError, saved
+from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
+from hypernoise_core.embedded import HYPERNOISE_FILE
+
+PROMPT = "a photo of a red square and a blue cross"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_generator("embedded")
+
+
+def loaded(g: Graph, batch=1):
+    """(model, positive, negative, vae, latent) of the embedded generator."""
+    model = g.HyperNoiseLoadGenerator(model="embedded")
+    clip, vae = output(model, 1), output(model, 2)
+    positive, negative = (g.CLIPTextEncode(clip=clip, text=text) for text in (PROMPT, ""))
+    return model, positive, negative, vae, g.EmptyLatentImage(width=64, height=64, batch_size=batch)
+
+
+def modulated(g, noise, model, positive, strength=1.0, file="embedded"):
+    hypernoise = g.HyperNoiseLoraLoader(file=file)
+    return g.HyperNoiseModulateNoise(
+        noise=noise, model=model, conditioning=positive, hypernoise=hypernoise, strength=strength
+    )
+
+
+def pictures(comfy, build):
+    """What the ProbeSaves of a graph have kept: IMAGE tensors."""
+    g = Graph()
+    build(g)
+    return [tensor for tensor, _ in saved(comfy, comfy.run(g.nodes))]
+
+
+def expected(generator, steps=1, batch=1, seed=0, hypernetwork=None):
+    """The same pictures by the core, as IMAGE; beyond one step with the noise that core's lcm sampler adds."""
+    x0 = generator.noise(batch, seed=seed)
+    conditioning = generator.encode([PROMPT]).repeat(batch)
+    with torch.no_grad():
+        x0 = hypernetwork.modulate(x0, conditioning) if hypernetwork else x0
+        return generator.generate(x0, conditioning, steps, seed=seed + 1).movedim(1, -1)
+
+
+def build_plain(steps, sampler, sigmas=None):
+    def build(g):
+        model, positive, negative, vae, latent = loaded(g)
+        manual = sigmas and g.ManualSigmas(sigmas=sigmas)
+        samples = custom_sampling(g, model, positive, g.RandomNoise(noise_seed=0), latent, steps, sampler, manual)
+        g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+        if not sigmas:
+            samples = ksampler(g, model, positive, negative, latent, 0, steps, sampler)
+            g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("steps", "sampler", "sigmas"),
+    [(1, "euler", None), (1, "lcm", None), (2, "lcm", "1, 0.7827, 0"), (3, "lcm", None), (4, "lcm", None)],
+)
+def test_pictures_equal_the_diffusers_pipelines(comfy, embedded, steps, sampler, sigmas):
+    for picture in pictures(comfy, build_plain(steps, sampler, sigmas)):
+        assert (picture - expected(embedded, steps)).abs().max() < 1e-3
+
+
+def test_modulated_pictures_equal_the_cores_by_noise_and_by_model(comfy, embedded):
+    def build(g):
+        model, positive, negative, vae, latent = loaded(g, batch=3)
+        noise = modulated(g, g.RandomNoise(noise_seed=5), model, positive)
+        by_noise = custom_sampling(g, model, positive, noise, latent)
+        moved = g.HyperNoiseModulateModel(model=model, hypernoise=g.HyperNoiseLoraLoader(file="embedded"), strength=1.0)
+        by_model = ksampler(g, moved, positive, negative, latent, seed=5)
+        for samples in (by_noise, by_model):
+            g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+
+    by_noise, by_model = pictures(comfy, build)
+    f = NoiseHypernetwork.load(embedded, HYPERNOISE_FILE)
+    assert (by_noise - expected(embedded, batch=3, seed=5, hypernetwork=f)).abs().max() < 1e-3
+    assert (by_noise - expected(embedded, batch=3, seed=5)).abs().max() > 0.01
+    assert torch.equal(by_noise, by_model)
+
+
+def test_strength_zero_is_the_plain_workflow_bit_for_bit(comfy):
+    def build(g):
+        model, positive, negative, _, latent = loaded(g)
+        noise, hypernoise = g.RandomNoise(noise_seed=1), g.HyperNoiseLoraLoader(file="embedded")
+        still = g.HyperNoiseModulateModel(model=model, hypernoise=hypernoise, strength=0.0)
+        g.ProbeSave(latent=custom_sampling(g, model, positive, noise, latent))
+        g.ProbeSave(latent=custom_sampling(g, model, positive, modulated(g, noise, model, positive, 0.0), latent))
+        g.ProbeSave(latent=ksampler(g, model, positive, negative, latent, seed=1))
+        g.ProbeSave(latent=ksampler(g, still, positive, negative, latent, seed=1))
+
+    plain, by_noise, plain_ksampler, by_model = pictures(comfy, build)
+    assert torch.equal(plain, by_noise)
+    assert torch.equal(plain_ksampler, by_model)
+
+
+def test_alternating_never_patches_and_the_base_stays_bit_equal(comfy):
+    def run(seed):
+        g = Graph()
+        model, positive, _, _, latent = loaded(g)
+        noise = g.RandomNoise(noise_seed=seed)
+        g.ProbeSave(latent=custom_sampling(g, model, positive, noise, latent), model=model)
+        moved = modulated(g, noise, model, positive)
+        g.ProbeSave(latent=custom_sampling(g, model, positive, moved, latent), model=model)
+        return saved(comfy, comfy.run(g.nodes))
+
+    rounds = [run(seed) for seed in [3, 4] * 10]  # two seeds in turn, so that nothing comes from ComfyUI's cache
+    for (base, _), (moved, _) in rounds:
+        first_base, first_moved = (tensor for tensor, _ in rounds[0 if torch.equal(base, rounds[0][0][0]) else 1])
+        assert torch.equal(base, first_base)
+        assert torch.equal(moved, first_moved)
+        assert not torch.equal(base, moved)
+    states = [state for r in rounds for _, state in r]
+    assert len({state["file"] for state in states}) == 40
+    assert len({state["weight patches"] for state in states}) == 1
+    assert all(state["patched forwards"] == state["backups"] == 0 for state in states)
+
+
+def test_img2img_and_other_noises(comfy):
+    """A latent that is not empty gets the noise as it was; any NOISE can be moved; a disabled one stays empty."""
+
+    def build(g):
+        model, positive, _, _, latent = loaded(g)
+        noise = g.RandomNoise(noise_seed=2)
+        picture = custom_sampling(g, model, positive, noise, latent)
+        sigmas = g.ManualSigmas(sigmas="0.5, 0")
+        moved = g.HyperNoiseModulateModel(model=model, hypernoise=g.HyperNoiseLoraLoader(file="embedded"), strength=1.0)
+        for model_, noise_ in ((model, noise), (model, modulated(g, noise, model, positive)), (moved, noise)):
+            g.ProbeSave(latent=custom_sampling(g, model_, positive, noise_, picture, sigmas=sigmas))
+        flipped = g.ProbeNoise(noise=noise)
+        for noise_ in (flipped, modulated(g, flipped, model, positive)):
+            g.ProbeSave(latent=custom_sampling(g, model, positive, noise_, latent))
+        empty = modulated(g, g.DisableNoise(), model, positive)
+        g.ProbeSave(latent=custom_sampling(g, model, positive, empty, latent))
+        g.ProbeSave(latent=custom_sampling(g, model, positive, g.DisableNoise(), latent))
+
+    plain, by_noise, by_model, flipped, moved, empty, disabled = pictures(comfy, build)
+    assert torch.equal(plain, by_noise)
+    assert torch.equal(plain, by_model)
+    assert not torch.allclose(flipped, moved, atol=1e-3)
+    assert torch.equal(empty, disabled)
+
+
+def test_a_peft_folder_as_the_papers_authors_release_them(comfy):
+    """No header of ours, peft's prefix, the configuration beside the weights."""
+    weights, info = read_adapter(HYPERNOISE_FILE)
+    folder = comfy.folder / "models" / "hypernoise" / "released"
+    folder.mkdir()
+    save_file({f"base_model.model.{key}": weight for key, weight in weights.items()}, folder / PEFT_WEIGHTS[0])
+    config = {"peft_type": "LORA", "r": info.rank, "lora_alpha": info.alpha, "target_modules": sorted(weights)}
+    (folder / PEFT_CONFIG).write_text(json.dumps(config))
+
+    def build(g):
+        model, positive, _, _, latent = loaded(g)
+        for file in ("embedded", "released"):
+            noise = modulated(g, g.RandomNoise(noise_seed=1), model, positive, file=file)
+            g.ProbeSave(latent=custom_sampling(g, model, positive, noise, latent))
+
+    assert torch.equal(*pictures(comfy, build))
+
+
+def test_live_previews_resemble_the_picture(comfy):
+    def build(g):
+        model, positive, _, vae, latent = loaded(g)
+        samples = custom_sampling(g, model, positive, g.RandomNoise(noise_seed=1), latent)
+        g.ProbeSave(image=g.ProbePreview(model=model, latent=samples))
+        g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+
+    preview, picture = pictures(comfy, build)
+    small = torch.nn.functional.adaptive_avg_pool2d(picture.movedim(-1, 1), 8).movedim(1, -1)
+    assert torch.corrcoef(torch.stack([preview.flatten(), small.flatten()]))[0, 1] > 0.7
+
+
+def test_cancel_in_the_middle_of_the_modulation_leaves_the_model_clean(comfy):
+    def build(g, seed):
+        model, positive, _, _, latent = loaded(g)
+        slow = g.ProbeSlowModel(model=model, seconds=30.0)
+        noise = modulated(g, g.RandomNoise(noise_seed=seed), slow, positive)
+        g.ProbeSave(latent=custom_sampling(g, slow, positive, noise, latent), model=model)
+
+    def base():
+        return pictures(comfy, build_plain(1, "euler"))[0]
+
+    before = base()
+    g = Graph()
+    build(g, 77)
+    running = comfy.queue(g.nodes)
+    while not comfy.get("/queue")["queue_running"]:
+        time.sleep(0.02)
+    time.sleep(1.5)
+    assert comfy.get("/queue")["queue_running"]
+    comfy.post("/interrupt", {})
+    with pytest.raises(ComfyError, match="interrupted"):
+        comfy.wait(running, seconds=10)
+    g = Graph()
+    model, positive, _, vae, latent = loaded(g)
+    samples = custom_sampling(g, model, positive, g.RandomNoise(noise_seed=0), latent)
+    g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae), model=model)
+    ((after, state),) = saved(comfy, comfy.run(g.nodes))
+    assert torch.equal(before, after)
+    assert state["patched forwards"] == 0
+
+
+def test_two_prompts_queued_and_models_freed(comfy):
+    def build(seed):
+        g = Graph()
+        model, positive, _, _, latent = loaded(g)
+        noise = modulated(g, g.RandomNoise(noise_seed=seed), model, positive)
+        g.ProbeSave(latent=custom_sampling(g, model, positive, noise, latent))
+        return g.nodes
+
+    first, second = comfy.queue(build(11)), comfy.queue(build(12))
+    ((a, _),), ((b, state),) = saved(comfy, comfy.wait(first)), saved(comfy, comfy.wait(second))
+    assert not torch.equal(a, b)
+    assert state["loaded"] >= 2  # the model and the adapter
+    comfy.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.5)
+    g = Graph()
+    g.ProbeSave(latent=g.EmptyLatentImage(width=64, height=64, batch_size=1))
+    ((_, state),) = saved(comfy, comfy.run(g.nodes))
+    assert state["loaded"] == 0
+    ((again, _),) = saved(comfy, comfy.run(build(11)))
+    assert torch.equal(a, again)

@@ -1,0 +1,72 @@
+"""What the pack tells the page: nodes, tooltips, translations, help pages, templates."""
+
+import json
+
+import pytest
+
+from host.server import REPOSITORY
+
+NODES = {
+    "HyperNoiseLoraLoader",
+    "HyperNoiseModulateNoise",
+    "HyperNoiseModulateModel",
+    "HyperNoiseLoadReward",
+    "HyperNoiseRewardScore",
+    "HyperNoiseKeepBest",
+    "HyperNoiseCompare",
+    "HyperNoiseSaveLora",
+    "HyperNoiseLoadGenerator",
+}
+"""Promises: workflows out there name them."""
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy):
+    return {name: node for name, node in comfy.get("/object_info").items() if name.startswith("HyperNoise")}
+
+
+def inputs(node):
+    return {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+
+
+def test_the_ids_stay_and_everything_has_words(nodes):
+    assert nodes.keys() >= NODES
+    for name, node in nodes.items():
+        assert node["category"].split("/")[0] == "HyperNoise", name
+        assert node["description"], name
+        assert node["search_aliases"], name
+        assert all(spec[1].get("tooltip") for spec in inputs(node).values()), name
+        assert all(node["output_tooltips"] or [True] * len(node["output"])), name
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_translations_cover_every_word(comfy, nodes, language):
+    served = comfy.get("/i18n")[language]["nodeDefs"]
+    assert served == json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for name, node in nodes.items():
+        words = served[name]
+        assert words["inputs"].keys() == inputs(node).keys()
+        assert len(words["outputs"]) == len(node["output"])
+        if language == "en":
+            assert (words["display_name"], words["description"]) == (node["display_name"], node["description"])
+            tooltips = {key: spec[1]["tooltip"] for key, spec in inputs(node).items()}
+            assert {key: text["tooltip"] for key, text in words["inputs"].items()} == tooltips
+
+
+def test_help_pages_and_their_pictures_are_served(comfy, nodes):
+    for name in nodes:
+        page = comfy.text(f"/extensions/ComfyUI-HyperNoise/docs/{name}.md")
+        assert page.startswith("# ")
+        assert all(key in page for key in inputs(nodes[name]))
+        assert f"({name}.png)" in page
+        assert comfy.text(f"/extensions/ComfyUI-HyperNoise/docs/{name}.png", binary=True).startswith(b"\x89PNG")
+
+
+def test_templates_are_offered_with_thumbnails_and_notes(comfy):
+    templates = comfy.get("/workflow_templates")["ComfyUI-HyperNoise"]
+    assert len(templates) >= 5
+    for template in templates:
+        workflow = comfy.get(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.json")
+        assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
+        picture = comfy.text(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.jpg", binary=True)
+        assert picture.startswith(b"\xff\xd8")
