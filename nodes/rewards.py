@@ -13,7 +13,8 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from hypernoise_core.rewards import REWARDS, RewardEnsemble, load_reward
+from hypernoise_core.rewards import REWARDS, RewardEnsemble, load_reward, score_images
+from hypernoise_core.search import ranking
 
 from . import folders
 
@@ -34,10 +35,9 @@ class LoadedReward:
         """Scores [B] of IMAGE [B, H, W, C] by reward, unweighted, and their weighted sum as `total`."""
         try:
             self.ensemble.to(self.device)
-            text = self.ensemble.encode_text([prompt]).repeat(len(images)).to(self.device)
-            scores = self.ensemble.scores(images[..., :3].movedim(-1, 1).to(self.device, torch.float32), text)
-            scores["total"] = self.ensemble.combine(scores)
-            return {name: score.cpu() for name, score in scores.items()}
+            scores = score_images(self.ensemble, images, prompt, self.device)
+            scores["total"] = scores.pop(self.ensemble.name)
+            return scores
         finally:
             self.ensemble.to("cpu")
 
@@ -152,7 +152,7 @@ class HyperNoiseKeepBest(io.ComfyNode):
     @classmethod
     def execute(cls, image, prompt, reward, count) -> io.NodeOutput:
         total = reward.score(image, prompt)["total"]
-        best = total.nan_to_num(nan=-torch.inf, posinf=-torch.inf).argsort(descending=True, stable=True)[:count]
+        best = ranking(total)[:count]
         return io.NodeOutput(image[best], total[best].tolist())
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..batch import TensorBatch
+from ..checkpointing import checkpoint_layers
 from .base import Generator
 
 FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
@@ -83,21 +83,9 @@ class DiffusersGenerator(Generator):
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         for module in (self.denoiser, self.autoencoder):
-            if not module._supports_gradient_checkpointing:
-                _checkpoint_up_blocks(module.decoder, enabled)
+            if not module._supports_gradient_checkpointing:  # AutoencoderDC; its up blocks hold most of the activations
+                checkpoint_layers(module.decoder.up_blocks, enabled)
             elif enabled:
                 module.enable_gradient_checkpointing()
             else:
                 module.disable_gradient_checkpointing()
-
-
-def _checkpoint_up_blocks(decoder: nn.Module, enabled: bool) -> None:
-    """For AutoencoderDC, which has no checkpointing of its own: its up blocks hold most of the activations."""
-    for block in decoder.up_blocks:
-        block.__dict__.pop("forward", None)
-        if enabled:
-            block.forward = _checkpointed(block.forward)
-
-
-def _checkpointed(forward):
-    return lambda *args: checkpoint(forward, *args, use_reentrant=False)
