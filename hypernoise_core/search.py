@@ -1,14 +1,19 @@
 """Test-time search over starting noise, for any generator and reward: what a noise hypernetwork amortises."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .batch import TensorBatch
-from .generators.base import Generator
 from .rewards import Reward
+
+if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
+    from .generators.base import Generator
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from hypernoise_core.rewards import REWARDS, RewardEnsemble, load_reward, score_images
+from hypernoise_core.rewards import REWARDS, RewardEnsemble, check_weights, load_reward, score_images
 from hypernoise_core.search import ranking
 
 from . import folders
@@ -94,6 +94,12 @@ class HyperNoiseLoadReward(io.ComfyNode):
             return f"there is no reward {reward}: choose one of {', '.join(reward_names())}"
         if weights not in weight_names():
             return f"there is no {weights} in {IN_FOLDER}: put it there, or choose other weights"
+        place = weights_path(reward, weights)
+        try:
+            if place:
+                check_weights(reward, place)
+        except ValueError as error:
+            return str(error)
         return True
 
     @classmethod

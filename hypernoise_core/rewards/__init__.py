@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ..embedded import REWARD_FOLDER
-from .aesthetic import load_aesthetic
+from . import imagereward
+from .aesthetic import find_aesthetic, load_aesthetic
 from .base import Reward
-from .clip import CLIP_H, PICKSCORE, ClipReward, load_clip, load_hpsv2
+from .checkpoints import find_file, find_folder
+from .clip import CLIP_H, HPSV2, HPSV2_FILE, PICKSCORE, ClipReward, load_clip, load_hpsv2
 from .diversity import Diversity
 from .ensemble import PAPER_WEIGHTS, RewardEnsemble
-from .imagereward import load_imagereward
 from .images import from_channels_last
 from .normalization import Normalization, NormalizationKind
 from .package import PACKAGES
@@ -31,6 +32,7 @@ __all__ = [
     "Normalization",
     "Reward",
     "RewardEnsemble",
+    "check_weights",
     "load_reward",
     "parse_rewards",
     "score_images",
@@ -75,7 +77,7 @@ def _clip(options: LoadOptions) -> Reward:
 
 REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
     "hpsv2": _hpsv2,
-    "imagereward": lambda o: load_imagereward(o.weights, o.dtype, o.long_prompts),
+    "imagereward": lambda o: imagereward.load_imagereward(o.weights, o.dtype, o.long_prompts),
     "pickscore": _pickscore,
     "clip": _clip,
     "aesthetic": lambda o: load_aesthetic(o.weights, o.dtype),
@@ -84,6 +86,25 @@ REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
     "embedded": _embedded,
 }
 """Name to loader."""
+
+_PLACES: dict[str, Callable[[str | Path], object]] = {
+    "hpsv2": lambda weights: find_file("hpsv2", weights, HPSV2, HPSV2_FILE),
+    "imagereward": lambda weights: find_file("imagereward", weights, imagereward.HUB, imagereward.FILE),
+    "pickscore": lambda weights: find_folder("pickscore", weights, PICKSCORE),
+    "clip": lambda weights: find_folder("clip", weights, CLIP_H),
+    "aesthetic": find_aesthetic,
+}
+"""Where a released reward's weights are looked for."""
+
+
+def check_weights(name: str, weights: str | Path) -> None:
+    """Look for a reward's weights in a local file or folder, reading nothing; rewards without weights need none.
+
+    Raises:
+        ValueError: they are not there; the message says what to download.
+    """
+    if name in _PLACES:
+        _PLACES[name](weights)
 
 
 def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:

@@ -33,17 +33,23 @@ class Aesthetic(BackboneReward):
         return self
 
 
+def find_aesthetic(weights: str | Path | None) -> Path:
+    """The head's file, under either of its names; `weights` as in `checkpoints.find_file`.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    original = weights and Path(weights) / ORIGINAL_FILE
+    return original if original and original.is_file() else find_file("aesthetic", weights, HUB, FILE)
+
+
 def load_aesthetic(weights: str | Path | None, dtype: torch.dtype) -> Aesthetic:
     """`weights` is a folder with the head's file and the folder of CLIP ViT-L/14, or None for the hub.
 
     Raises:
         ValueError: either is not there, or is something else.
     """
-    folder = Path(weights) if weights else None
-    if folder and folder.is_dir() and (folder / ORIGINAL_FILE).is_file():
-        path = folder / ORIGINAL_FILE
-    else:
-        path = find_file("aesthetic", weights, HUB, FILE)
+    folder, path = Path(weights) if weights else None, find_aesthetic(weights)
     around = path.parent if folder and folder.is_file() else weights
     backbone = load_clip("aesthetic", around if folder and folder.exists() else None, CLIP_L, dtype)
     width = backbone.model.config.projection_dim

@@ -70,6 +70,19 @@ def test_a_reward_of_ones_own_is_a_file_in_the_folder(comfy):
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [("hpsv2", "download HPS_v2.1_compressed.pt"), ("pickscore", "download all of huggingface.co/yuvalkirstain")],
+)
+def test_missing_weights_are_told_before_the_run(comfy, reward, told):
+    g = Graph()
+    image = g.EmptyImage(width=32, height=32, batch_size=1, color=0)
+    g.HyperNoiseRewardScore(image=image, prompt="", reward=reward_node(g, reward))
+    with pytest.raises(ComfyError, match=told) as refused:
+        comfy.run(g.nodes)
+    assert refused.value.status == 400
+
+
 @pytest.mark.parametrize("scored", [True, False])
 def test_compare_shows_every_pair(comfy, scored):
     g = Graph()
