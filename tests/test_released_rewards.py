@@ -98,8 +98,21 @@ def test_a_released_reward_computes_what_the_original_does(released, pictures, n
     agree(pictures, *PAIRS[name](released, pictures, PROMPTS))
 
 
+def save_vit_h(folder):
+    """A `CLIPModel` of CLIP ViT-H-14's size in the place of the one in `folder`."""
+    config = CLIPModel.config_class.from_pretrained(folder)
+    tower = {"num_attention_heads": 16, "hidden_act": "gelu"}
+    vision = {"image_size": VIT_H["size"], "patch_size": VIT_H["patch"]}
+    for part, name, layers in ((config.vision_config, "vision", "layers"), (config.text_config, "text", "text_layers")):
+        sizes = {"hidden_size": VIT_H[name], "intermediate_size": 4 * VIT_H[name], "num_hidden_layers": VIT_H[layers]}
+        part.update(tower | sizes | (vision if name == "vision" else {}))
+    config.projection_dim = VIT_H["dim"]
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hpsv2", "imagereward"])
+@pytest.mark.parametrize("name", ["hpsv2", "imagereward", "pickscore", "clip"])
 def test_full_size_equals_the_original(released, tmp_path, name, capsys):
     """ViT-H-14 and BLIP-large with all their layers, random weights: about 12 GB and two minutes each."""
     for tokenizer in ("CLIP-ViT-H-14-laion2B-s32B-b79K", "bert-base-uncased"):
@@ -107,8 +120,12 @@ def test_full_size_equals_the_original(released, tmp_path, name, capsys):
     if name == "hpsv2":
         words = len(AutoTokenizer.from_pretrained(tmp_path / "CLIP-ViT-H-14-laion2B-s32B-b79K"))
         torch.save({"state_dict": openclip_state(**VIT_H, words=words)}, tmp_path / "HPS_v2.1_compressed.pt")
-    else:
+    elif name == "imagereward":
         torch.save(imagereward_state(**BLIP_L), tmp_path / "ImageReward.pt")
+    else:
+        folder = tmp_path / {"pickscore": "PickScore_v1", "clip": "CLIP-ViT-H-14-laion2B-s32B-b79K"}[name]
+        shutil.copytree(released / folder.name, folder, dirs_exist_ok=True)
+        save_vit_h(folder)
     pictures = torch.rand(1, 3, 256, 320, generator=torch.Generator().manual_seed(0)).requires_grad_()
     apart = agree(pictures, *PAIRS[name](tmp_path, pictures, PROMPTS[:1]))
     with capsys.disabled():
