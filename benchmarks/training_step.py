@@ -6,14 +6,15 @@ python -m benchmarks.training_step --rewards embedded,redness=0.1 --batch_size 8
 The baseline does what the reference does, in its order: prompts and reward text are encoded at every step and keep
 their padding to 300 tokens, one denoiser has its LoRA layers switched on for f and off for the generator, the last
 layer's base output is computed and dropped, gradients are checked parameter by parameter and clipped twice, and every
-reward is read back by itself. Its gradients are compared with the trainer's, so that both do the same work.
+reward is read back by itself. Its gradients are compared with the trainer's, so that both do the same work. The
+trainer's rows take the same batch in one optimizer step under its settings for memory; none changes a gradient.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -26,6 +27,15 @@ from hypernoise_core.lora import ADAPTER, add_lora, lora_parameters, shared_clon
 from hypernoise_core.rewards import parse_rewards
 from hypernoise_core.rewards.clip import ClipReward
 from hypernoise_core.training.order import PromptOrder
+
+VARIANTS = {
+    "trainer": {},
+    "  f recomputed": {"gradient_checkpointing": "hypernetwork"},
+    "  two micro-batches": {"micro_batches": 2},
+    "  two, f recomputed": {"micro_batches": 2, "gradient_checkpointing": "hypernetwork"},
+    "  all recomputed": {"gradient_checkpointing": True},
+}
+"""The trainer's rows and their settings, as `configured` takes them."""
 
 
 class ReferenceStep:
@@ -169,24 +179,34 @@ def main() -> None:
             torch.nn.init.normal_(parameter, std=0.01)
     reference = ReferenceStep(generator, reward, prompts, trainer)
     compare_gradients(trainer, reference)
-    memory = {name: SavedMemory() for name in ("reference", "trainer", "trainer, checkpointing")}
+    memory = {name: SavedMemory() for name in ("reference", *VARIANTS)}
     clock = Clock()
-    events = trainer.events()
     for repeat in range(args.repeats + 1):
         if repeat == 1:
-            clock.seconds.clear()  # the first is a warm-up
+            clock.seconds.clear()
         rows, x0 = trainer.order.next(args.batch_size), generator.noise(args.batch_size, seed=repeat)
-        with clock("reference"), memory["reference"]():
-            reference(rows, x0, clock)
-        with clock("trainer"), memory["trainer"]():
-            next(events)
-        generator.checkpoint_gradients(True)
-        trainer.adapter.network.enable_gradient_checkpointing()
-        with clock("trainer, checkpointing"), memory["trainer, checkpointing"]():
-            next(events)
-        generator.checkpoint_gradients(False)
-        trainer.adapter.network.disable_gradient_checkpointing()
+        for name, settings in [("reference", {}), *VARIANTS.items()]:
+            # The first round warms up and counts memory, which takes time of its own.
+            with memory[name]() if repeat == 0 else nullcontext(), configured(trainer, **settings), clock(name):
+                if name == "reference":
+                    reference(rows, x0, clock)
+                else:
+                    trainer._next_event()
     report(clock, memory)
+
+
+@contextmanager
+def configured(trainer: Trainer, micro_batches: int = 1, gradient_checkpointing: bool | str = False) -> Iterator[None]:
+    """The same trainer with other settings."""
+    trainer.config.micro_batch_size = -(-trainer.config.batch_size // micro_batches)
+    trainer.config.gradient_checkpointing = gradient_checkpointing
+    layers = gradient_checkpointing is True
+    trainer.generator.checkpoint_gradients(layers)
+    if layers:
+        trainer.adapter.network.enable_gradient_checkpointing()
+    yield
+    trainer.generator.checkpoint_gradients(False)
+    trainer.adapter.network.disable_gradient_checkpointing()
 
 
 def compare_gradients(trainer: Trainer, reference: ReferenceStep) -> None:

@@ -15,7 +15,8 @@ from hypernoise_core import NoiseHypernetwork
 from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
-from train.cli import run_command
+from train.cli import parse, run_command
+from train.config import TrainArguments
 
 COMMANDS = {"train": train_command.main, "generate": generate.main, "evaluate": evaluate.main, "demo": demo.main}
 QUICK = [
@@ -103,6 +104,15 @@ def test_the_references_names_are_accepted(folder):
     rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
     assert "reward/redness" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], False), (["--use_checkpoint"], True), (["--use_checkpoint=hypernetwork"], "hypernetwork")],
+)
+def test_what_is_recomputed_is_a_switch_or_a_name(words, expected):
+    arguments = parse(TrainArguments, "train", "", words)
+    assert arguments.training_config(prompt_count=1).gradient_checkpointing == expected
 
 
 def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):

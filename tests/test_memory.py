@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.training_step import SavedMemory
 from hypernoise_core import Trainer, TrainingConfig, load_generator
 from hypernoise_core.training import OutOfMemoryError, StepDone
 from hypernoise_core.training.memory import out_of_memory_advice
@@ -23,6 +24,36 @@ def test_micro_batches_change_no_gradient(generator, redness, prompts, size):
         assert a.metrics == pytest.approx(b.metrics, rel=1e-4, abs=1e-7)
     for p, q in zip(whole.parameters, parts.parameters, strict=True):
         assert torch.allclose(p.grad, q.grad, atol=1e-6)
+
+
+def test_the_hypernetwork_recomputed_changes_no_gradient_and_is_not_kept(generator, redness, prompts):
+    runs, peaks = [], []
+    for setting in (False, "hypernetwork"):
+        t = trainer(generator, redness, prompts, gradient_checkpointing=setting, reward_grad_clip=0.01)
+        for name, parameter in t.adapter.network.named_parameters():
+            if "lora_B" in name:  # so that gradients reach every layer
+                torch.nn.init.normal_(parameter, std=0.01, generator=torch.Generator().manual_seed(0))
+        saved = SavedMemory()
+        with saved():
+            next(t.events())
+        runs.append([p.grad for p in t.parameters])
+        peaks.append(saved.peak)
+    for plain, recomputed in zip(*runs, strict=True):
+        assert plain.norm() > 0
+        assert (plain - recomputed).norm() <= 1e-5 * plain.norm()
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient_checkpointing": "decoder"}, "'decoder'; it must be true, false or hypernetwork"),
+        ({"gradient_checkpointing": "hypernetwork", "train_type": "finetune"}, "finetune trains none: give true"),
+    ],
+)
+def test_what_cannot_be_recomputed_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
 
 
 def test_memory_that_runs_out_gives_advice_and_leaves_the_trainer_whole(generator, redness, prompts, monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import get_args
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
@@ -60,7 +61,7 @@ def option(argv: Sequence[str] | None, name: str) -> str | None:
 
 def _bare_flags(arguments: type, argv: list[str]) -> list[str]:
     """`--use_checkpoint` alone means `--use_checkpoint=true`, as in the reference implementation."""
-    flags = {f"--{field.name}" for field in fields(arguments) if field.type in (bool, "bool")}
+    flags = {f"--{field.name}" for field in fields(arguments) if bool in (field.type, *get_args(field.type))}
     following = [*argv, "--"][1:]
     return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in zip(argv, following, strict=False)]
 

@@ -122,8 +122,9 @@ class TrainArguments(ModelArguments, RewardArguments):
     """Before the first step, fit the hypernetwork's last layer in closed form to the reward gradients of that many
     pictures: a few thousand save hundreds of steps. 0 starts from zero, as the paper does."""
 
-    use_checkpoint: bool = False
-    """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
+    use_checkpoint: bool | Literal["hypernetwork"] = False
+    """Recompute activations in the backward pass. true: of every layer, a third slower, a fraction of the memory.
+    hypernetwork: of the hypernetwork alone, a fifth slower, half of the memory."""
     memsave: bool = False
     """The reference's switch for its memory savings; here the same as --use_checkpoint."""
     enable_modulate_noise: bool = True
@@ -252,7 +253,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             width=self.width,
             latent_type=self.latent_type,
             warm_start_pictures=self.warm_start_pictures,
-            gradient_checkpointing=self.use_checkpoint or self.memsave,
+            gradient_checkpointing=self.memsave or self.use_checkpoint,
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             diagnostics_every=self.diagnostics_every,

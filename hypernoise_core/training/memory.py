@@ -27,7 +27,7 @@ def explaining_out_of_memory(config: TrainingConfig, processes: int) -> Iterator
 def out_of_memory_advice(config: TrainingConfig, processes: int = 1) -> list[str]:
     """The three settings to lower first, each with its new value, cheapest first."""
     lines = []
-    if not config.gradient_checkpointing:
+    if config.gradient_checkpointing is not True:
         lines.append("gradient checkpointing on (a third slower, activations fall to a fraction, results stay)")
     at_a_time = min(config.micro_batch_size or config.batch_size, config.batch_size // processes)
     if at_a_time > 1:

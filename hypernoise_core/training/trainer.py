@@ -71,7 +71,7 @@ class Trainer:
             raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
-        if config.gradient_checkpointing:
+        if config.gradient_checkpointing is True:
             generator.checkpoint_gradients()
             reward.checkpoint_gradients()
         with torch.random.fork_rng(devices=[]):
@@ -288,8 +288,12 @@ class Trainer:
 
     def _forward_backward(self, part: "_Part") -> "_Pass":
         config = self.config
+        # f's activations are used last: computed again then, they are not kept beside those of generator and rewards.
+        f_again = config.gradient_checkpointing == "hypernetwork"
         if config.train_type == "noise":
-            delta = self.adapter(part.x0, part.conditioning)
+            with torch.set_grad_enabled(not f_again):
+                delta = self.adapter(part.x0, part.conditioning)
+            delta.requires_grad_()
             kl = kl_l2(delta, config.kl_reduction)
             start, denoiser = self._clip.attach(part.x0 + delta), None
         else:
@@ -299,6 +303,8 @@ class Trainer:
         reward, scores = self.reward.judge(images, part.text)
         loss = kl - reward / config.temperature
         (loss.sum() * self._share).backward()
+        if f_again:
+            self.adapter(part.x0, part.conditioning).backward(delta.grad)
         sums = {"loss": loss.sum(), "reward": reward.sum(), "kl": kl.sum()}
         sums |= {f"reward/{name}": score.sum() for name, score in scores.items()}
         if self.reward.held_out:
