@@ -79,8 +79,9 @@ def read_weights(path: Path) -> Weights:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is truncated or not a file of weights ({reason}): download it again") from error
+        raise ValueError(
+            f"{path} is truncated or not a file of weights ({reason(error)}): download it again"
+        ) from error
     content = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no weights: it is not the file that is expected here")
@@ -112,6 +113,12 @@ def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
                 f"{path} is not the file that is expected here: it {what} {len(keys)} of the model's tensors, such as "
                 f"{min(keys)}"
             )
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words: the beginning of its message, or its kind where it has none."""
+    words = str(error).strip()
+    return words.splitlines()[0][:120] if words else type(error).__name__
 
 
 def _address(hub: str) -> str:

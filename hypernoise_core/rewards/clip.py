@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
 from .base import Backbone, BackboneReward
-from .checkpoints import Weights, find_file, find_folder, load_model, read_weights
+from .checkpoints import Weights, find_file, find_folder, load_model, read_weights, reason
 from .images import preprocess
 from .text import LongPrompts, PromptCache, load_tokenizer, token_windows
 
@@ -100,9 +100,9 @@ def load_clip(name: str, weights: str | Path | None, hub: str, dtype: torch.dtyp
         try:
             model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
         except Exception as error:  # a damaged folder raises what its reader raises: JSON's, safetensors', torch's
-            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
             raise ValueError(
-                f"reward {name!r}: no CLIPModel at {source} ({reason}): give a folder saved by transformers or a hub id"
+                f"reward {name!r}: no CLIPModel at {source} ({reason(error)}): give a folder saved by transformers "
+                "or a hub id"
             ) from error
         if report["missing_keys"] or report.get("mismatched_keys"):
             raise ValueError(f"reward {name!r}: the weights at {source} are not those of a whole CLIPModel")

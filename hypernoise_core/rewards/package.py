@@ -15,7 +15,7 @@ from torch import Tensor
 from ..batch import TensorBatch
 from . import imagereward
 from .base import Reward
-from .checkpoints import find_file, read_weights
+from .checkpoints import find_file, read_weights, reason
 from .clip import HPSV2, HPSV2_FILE
 from .images import preprocess
 
@@ -111,8 +111,7 @@ PACKAGES: dict[str, Callable[[str | Path | None], Reward]] = {
 
 
 def _not_here(package: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
     return (
-        f"the package {package} does not load here ({reason}): `make reward-packages` builds an environment in which "
-        "it does, or take backend=native, which needs none"
+        f"the package {package} does not load here ({reason(error)}): `make reward-packages` builds an environment in "
+        "which it does, or take backend=native, which needs none"
     )
