@@ -14,9 +14,10 @@ from scipy import ndimage
 from .prompts import Prompt, relation_holds
 from .scenes import COLORS, SHAPES, SIZE, Thing, coverage
 
-SATURATION = 0.45
-"""Chroma over brightness from which a pixel belongs to a thing and not to the background."""
-BRIGHTNESS = 0.35
+DARKEST = 0.28
+"""Below this a pixel's darkest channel makes it part of a thing: paper is light in all three."""
+CHROMA = 0.2
+"""Least difference between the channels of a pixel with a colour."""
 MIN_AREA = 24
 """Pixels below which a coloured patch is dirt, not a thing."""
 MIN_IOU = 0.72
@@ -49,7 +50,7 @@ def _hue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     safe = np.maximum(chroma, 1e-6)
     r, g, b = np.moveaxis(picture, -1, 0)
     hue = np.where(high == r, (g - b) / safe, np.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    return (hue / 6) % 1.0, (chroma > SATURATION * high) & (high > BRIGHTNESS)
+    return (hue / 6) % 1.0, (low < DARKEST) & (chroma > CHROMA)
 
 
 def _name_patch(mask: np.ndarray, color: str) -> Thing | None:

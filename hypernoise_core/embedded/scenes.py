@@ -1,4 +1,4 @@
-"""The small world that the embedded generator paints: coloured shapes on a dark slate gradient."""
+"""The small world that the embedded generator paints: coloured shapes on pastel paper."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,25 @@ SIZE = 64
 SHAPES = ("square", "triangle", "cross")
 
 COLORS = {
-    "red": (0.93, 0.16, 0.18),
-    "yellow": (0.96, 0.84, 0.16),
-    "green": (0.20, 0.76, 0.26),
-    "cyan": (0.18, 0.82, 0.88),
-    "blue": (0.22, 0.36, 0.96),
-    "magenta": (0.88, 0.26, 0.84),
+    "red": (0.90, 0.07, 0.10),
+    "yellow": (0.95, 0.80, 0.05),
+    "green": (0.08, 0.68, 0.14),
+    "cyan": (0.06, 0.74, 0.82),
+    "blue": (0.10, 0.22, 0.92),
+    "magenta": (0.84, 0.10, 0.78),
 }
-"""Name to RGB in [0, 1]. The hues lie about 60 degrees apart, so that a pixel's colour is never in doubt."""
+"""Name to RGB in [0, 1]. The hues lie about 60 degrees apart, so that a pixel's colour is never in doubt; the darkest
+channel of each is far below that of any background."""
+
+LEVELS = (0.70, 0.96)
+"""Brightness of the paper. On the brightest, faint things are lost."""
+
+SLOPE = 0.08
+"""Most that the brightness changes from one edge to the other."""
+
+TINTS = np.array([(0.22, -0.22, -0.22), (0.0, 0.06, -0.06)], np.float32)
+"""What the two tints at full strength add to the paper's RGB, in units of its brightness: from cyan to red, and from
+magenta to green."""
 
 GAP = 3
 """Pixels that always separate two things."""
@@ -36,11 +47,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """A linear grey gradient: `level` in the middle, changing by `dx`, `dy` from one edge to the other, in [0, 1]."""
+    """Pastel paper. `level`: brightness in the middle, in LEVELS. `dx`, `dy`: its change from one edge to the other, in
+    [-SLOPE, SLOPE]. `red` and `green`: how much of each tint, in [-1, 1]."""
 
-    level: float = 0.24
+    level: float = sum(LEVELS) / 2
     dx: float = 0.0
     dy: float = 0.0
+    red: float = 0.0
+    green: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,8 @@ def coverage(shape: str, x: float, y: float, radius: float) -> np.ndarray:
 def draw(scene: Scene) -> np.ndarray:
     """The picture of a scene: float32 [64, 64, 3] in [0, 1]."""
     b = scene.background
-    grey = b.level + b.dx * (_X / SIZE - 0.5) + b.dy * (_Y / SIZE - 0.5)
-    picture = np.repeat(grey[..., None], 3, axis=2) * np.array((0.92, 1.0, 1.14), np.float32)  # slate
+    brightness = b.level + b.dx * (_X / SIZE - 0.5) + b.dy * (_Y / SIZE - 0.5)
+    picture = brightness[..., None] * (1 + np.array((b.red, b.green), np.float32) @ TINTS)
     for thing in scene.things:
         alpha = coverage(thing.shape, thing.x, thing.y, thing.radius)[..., None]
         picture = picture * (1 - alpha) + np.array(COLORS[thing.color], np.float32) * alpha
@@ -84,8 +98,17 @@ def apart(x: float, y: float, radius: float, other: Thing) -> bool:
     return max(abs(x - other.x), abs(y - other.y)) >= radius + other.radius + GAP
 
 
+def background_of(traits: np.ndarray) -> Background:
+    """The background of five traits, each in [0, 1]: level, dx, dy, red, green."""
+    level, dx, dy, red, green = map(float, traits)
+    low, high = LEVELS
+    return Background(
+        low + (high - low) * level, SLOPE * (2 * dx - 1), SLOPE * (2 * dy - 1), 2 * red - 1, 2 * green - 1
+    )
+
+
 def random_background(rng: np.random.Generator) -> Background:
-    return Background(rng.uniform(0.16, 0.32), rng.uniform(-0.16, 0.16), rng.uniform(-0.16, 0.16))
+    return background_of(rng.uniform(size=5))
 
 
 def random_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
@@ -93,7 +116,7 @@ def random_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     count = count or int(rng.integers(1, 5))
     things: list[Thing] = []
     while len(things) < count:
-        radius = rng.uniform(6, 11 if count < 3 else 8.5)
+        radius = rng.uniform(5.8, 11 if count < 3 else 9)
         x, y = rng.uniform(radius + 1, SIZE - radius - 1, size=2)
         if all(apart(x, y, radius, thing) for thing in things):
             things.append(Thing(str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))), x, y, radius))

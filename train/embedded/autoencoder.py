@@ -48,7 +48,7 @@ def reconstruction_score(autoencoder: AutoencoderDC, count: int = 200) -> float:
     return hits / count
 
 
-def train(work: Path, steps: int = 1600, batch: int = 32, lr: float = 2e-3, seed: int = 0) -> AutoencoderDC:
+def train(work: Path, steps: int = 3200, batch: int = 32, lr: float = 2e-3, seed: int = 0) -> AutoencoderDC:
     """Train (or resume, or simply load) the autoencoder; its latents have unit variance after `scaling_factor`."""
     torch.manual_seed(seed)
     model = AutoencoderDC(**CONFIG).to(memory_format=torch.channels_last)

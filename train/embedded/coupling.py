@@ -14,14 +14,32 @@ from diffusers import AutoencoderDC
 from scipy.stats import norm
 
 from hypernoise_core.embedded.prompts import RELATIONS, Prompt, Want
-from hypernoise_core.embedded.scenes import COLORS, GAP, SHAPES, SIZE, Background, Scene, Thing, draw
+from hypernoise_core.embedded.scenes import (
+    COLORS,
+    GAP,
+    LEVELS,
+    SHAPES,
+    SIZE,
+    SLOPE,
+    Background,
+    Scene,
+    Thing,
+    background_of,
+    draw,
+)
 
-RADII = {1: 10.0, 2: 9.0, 3: 8.0, 4: 7.0}
-"""Number of things to their radius in pixels."""
+RADII = {1: 10.0, 2: 9.0, 3: 8.5, 4: 8.0}
+"""Number of things to their radius in pixels, seen from the middle distance."""
+
+DISTANCES = (0.72, 1.10)
+"""Factors on the radius, from far to near. Small things are what a one-step generator spoils most."""
 
 _AXIS = np.arange(12, SIZE - 11, 4, dtype=np.float32)
 PLACES = np.stack(np.meshgrid(_AXIS, _AXIS, indexing="xy"), -1).reshape(-1, 2)
 """Centres that a thing may take: [P, 2] as (x, y)."""
+
+SHARPNESS = np.array((1.0, 1.0, 1.0, 0.8, 1.0, 1.0), np.float32)
+"""Of the five traits of a background and of the distance: below 1, a noise less often asks for an extreme."""
 
 _COLORS = tuple(COLORS)
 
@@ -46,9 +64,16 @@ class Coupling:
             difference = (encode(autoencoder, scenes) - empty).flatten(1)
             unit = difference / difference.norm(dim=1, keepdim=True)
             self.templates[count] = unit.view(len(SHAPES), len(_COLORS), len(PLACES), -1).numpy()
-        ends = [Background(level=0.32), Background(dx=0.16), Background(dy=0.16)]
+        ends = [
+            Background(level=LEVELS[1]),
+            Background(dx=SLOPE),
+            Background(dy=SLOPE),
+            Background(red=1.0),
+            Background(green=1.0),
+        ]
         difference = (encode(autoencoder, [Scene((), end) for end in ends]) - empty).flatten(1)
-        self.background = (difference / difference.norm(dim=1, keepdim=True)).numpy()
+        near = torch.from_numpy(self.templates[1]).mean((0, 1, 2))  # what things have in common: more of it is nearer
+        self.traits = _orthonormal(torch.cat([difference, near[None]])).numpy()
         offset = PLACES[:, None] - PLACES[None]
         self._chebyshev = abs(offset).max(-1)
         distance = np.maximum(np.sqrt((offset**2).sum(-1)), 1e-6)
@@ -62,11 +87,13 @@ class Coupling:
         `output`, the latent [1024] that a generator makes of `shown` (the noise itself, or a noisy latent), joins in
         the choice of places: of layouts that are about as near, the one that it already shows. That is what turns a
         blend of two layouts into one of them. Open colours are left to `shown`: a blend of colours looks most like
-        magenta, and soon all would be. The background is always the noise's.
+        magenta, and soon all would be. Background and distance are always the noise's.
         """
         shown = noise if shown is None else shown
         count = sum(want.count for want in prompt.wants)
-        radius = RADII[count]
+        *background, distance = norm.cdf(SHARPNESS * (self.traits @ noise))
+        far, near = DISTANCES
+        radius = RADII[count] * (far + (near - far) * distance)
         free = self._chebyshev >= 2 * radius + GAP
         scores, colors = zip(*(self._scores(shown, output, want, count) for want in prompt.wants), strict=True)
         if len(prompt.wants) == 2:
@@ -78,8 +105,7 @@ class Coupling:
             places = _greedy(scores[0], free, count, np.ones(len(PLACES), bool))
             chosen = [(prompt.wants[0], colors[0][p], p) for p in places]
         things = tuple(Thing(w.shape, _COLORS[c], *map(float, PLACES[p]), radius) for w, c, p in chosen)
-        level, dx, dy = norm.cdf(self.background @ noise)
-        return Scene(things, Background(0.16 + 0.16 * level, 0.32 * dx - 0.16, 0.32 * dy - 0.16))
+        return Scene(things, background_of(background))
 
     def _scores(self, shown, output, want: Want, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(how well the place suits, which colour it would take) at each place, both [P]."""
@@ -88,6 +114,12 @@ class Coupling:
         by_input = shape[colors] @ shown
         scores = by_input if output is None else by_input + shape[colors] @ (output - self.empty)
         return scores.max(0), np.array(colors)[by_input.argmax(0)]
+
+
+def _orthonormal(directions: torch.Tensor) -> torch.Tensor:
+    """Orthonormal rows, together as near to the given ones as can be: one trait of a noise says nothing of another."""
+    left, _, right = torch.linalg.svd(directions / directions.norm(dim=1, keepdim=True), full_matrices=False)
+    return left @ right
 
 
 def _greedy(score: np.ndarray, free: np.ndarray, count: int, open_: np.ndarray) -> list[int] | None:

@@ -16,8 +16,10 @@ from tqdm import tqdm
 from transformers import Gemma2Model
 
 from hypernoise_core.embedded.prompts import Prompt
+from hypernoise_core.embedded.scenes import Scene
 
 from .coupling import Coupling, encode
+from .reading import Reading
 from .stage import Stage
 from .text import build_tokenizer, sample_prompt, text_config, vocabulary
 
@@ -42,8 +44,24 @@ CONFIG = dict(
 GUIDANCE = 4.5 * CONFIG["guidance_embeds_scale"]
 """What `SanaSprintPipeline` passes by default; the network never learns to tell guidance scales apart."""
 
+THING_WEIGHT = 4
+"""What the cells of the latent that show a thing count in the loss; those that show only background count 1."""
+
+READING_WEIGHT = 0.1
+
 TOKENS = 16
 """Longest prompt in tokens while training. Padding is masked, so the pipeline's 300 give the same picture."""
+
+
+def thing_cells(scenes: list[Scene]) -> torch.Tensor:
+    """Which cells of the latents show a part of a thing: bool [n, 1, 8, 8]."""
+    middle = torch.arange(4, 64, 8)
+    cells = torch.zeros(len(scenes), 1, 8, 8, dtype=torch.bool)
+    for shown, scene in zip(cells, scenes, strict=True):
+        for thing in scene.things:
+            near_x, near_y = abs(middle - thing.x) < thing.radius + 4, abs(middle - thing.y) < thing.radius + 4
+            shown |= near_y[:, None] & near_x
+    return cells
 
 
 def noise_of(index: int, count: int) -> torch.Tensor:
@@ -73,6 +91,7 @@ def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int
         tokens = tokenizer([p.text for p in prompts], padding="max_length", max_length=TOKENS, return_tensors="pt")
         content = {
             "latents": encode(autoencoder, scenes).half(),
+            "things": thing_cells(scenes),
             "ids": tokens.input_ids.short(),
             "mask": tokens.attention_mask.bool(),
         }
@@ -90,8 +109,12 @@ class Sprinter(nn.Module):
         self.text_encoder = Gemma2Model(text_config(len(build_tokenizer())))
         self.transformer = SanaTransformer2DModel(**CONFIG)
 
-    def forward(self, x: torch.Tensor, s: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        text = self.text_encoder(ids, attention_mask=mask).last_hidden_state
+    def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The text encoder's states: [B, tokens, 128]."""
+        return self.text_encoder(ids, attention_mask=mask).last_hidden_state
+
+    def forward(self, x: torch.Tensor, s: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The velocity [B, 16, 8, 8] at noise level `s` [B], for what `read` made of the prompts."""
         return self.transformer(
             x,
             encoder_hidden_states=text,
@@ -173,9 +196,11 @@ def train(
     """
     torch.manual_seed(0)
     model = Sprinter()
-    average = Average(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    stage = Stage(work / "generator", "generator", steps, model=model, optimizer=optimizer, average=average)
+    average, reading = Average(model), Reading(CONFIG["caption_channels"], build_tokenizer())
+    parameters = [*model.parameters(), *reading.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    parts = dict(model=model, optimizer=optimizer, average=average, reading=reading)
+    stage = Stage(work / "generator", "generator", steps, **parts)
     pairs = Pairs(paths, batch)
     coupling = Coupling(autoencoder)
     full = round(one_step * batch)
@@ -188,19 +213,25 @@ def train(
         s_ = s.view(-1, 1, 1, 1)
         optimizer.param_groups[0]["lr"] = stage.cosine(lr, warmup=200)
         shown = s_ * z + (1 - s_) * x
+        ids, mask, things = data["ids"].long(), data["mask"].long(), data["things"]
         with torch.autocast("cpu", torch.bfloat16):
-            v = model(shown, s, data["ids"].long(), data["mask"].long()).float()
+            text = model.read(ids, mask)
+            v = model(shown, s, text, mask).float()
         if step >= settle_from:
             outputs = (shown - s_ * v.detach()).flatten(1).numpy()
             cases = zip(coupled.flatten(1).numpy(), prompts, shown.flatten(1).numpy(), outputs, strict=True)
-            settled = encode(autoencoder, [coupling.scene(*case) for case in cases])
-            x = torch.where(s_ > 0.5, settled, x)  # at less noise there is nothing left to decide
+            scenes = [coupling.scene(*case) for case in cases]
+            decided = s_ > 0.5  # at less noise there is nothing left to decide
+            x = torch.where(decided, encode(autoencoder, scenes), x)
+            things = torch.where(decided, thing_cells(scenes), things)
             z = (shown - (1 - s_) * x) / s_  # the noise that would have shown it
-        error = (v - (z - x)).square().mean((1, 2, 3))
+        weight = 1.0 + (THING_WEIGHT - 1) * things
+        error = ((v - (z - x)).square() * weight).mean((1, 2, 3)) / weight.mean()
+        questions = reading(text, ids, prompts)
         optimizer.zero_grad(set_to_none=True)
-        error.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (error.mean() + READING_WEIGHT * questions).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.update(model)
-        stage.log(one_step=error[:full].mean().item(), denoise=error[full:].mean().item())
+        stage.log(one_step=error[:full].mean().item(), denoise=error[full:].mean().item(), reading=questions.item())
     return average.model

@@ -34,7 +34,8 @@ def _check(folder: Path, autoencoder: AutoencoderDC, sprinter: Sprinter) -> None
     prompts = ["a photo of a red square", "a photo of three crosses"]
     x0 = generator.noise(2, seed=1)
     tokens = build_tokenizer()(prompts, padding="max_length", max_length=16, return_tensors="pt")
-    v = sprinter(x0, torch.ones(2), tokens.input_ids, tokens.attention_mask)
+    text = sprinter.read(tokens.input_ids, tokens.attention_mask)
+    v = sprinter(x0, torch.ones(2), text, tokens.attention_mask)
     expected = (autoencoder.decode((x0 - v) / autoencoder.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
     difference = (generator.generate(x0, generator.encode(prompts)) - expected).abs().max()
     assert difference < 1e-3, f"the saved pipeline's pictures differ by {difference:.2g} from the trained weights'"

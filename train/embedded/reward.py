@@ -183,7 +183,7 @@ def _balanced(losses: torch.Tensor, yes: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    work: Path, autoencoder: AutoencoderDC, files: int = 36, steps: int = 2600, batch: int = 64, lr: float = 1e-3
+    work: Path, autoencoder: AutoencoderDC, files: int = 36, steps: int = 4200, batch: int = 64, lr: float = 1e-3
 ) -> CLIPModel:
     """Train (or resume, or simply load) the reward; returns the averaged weights."""
     questions = Questions()

@@ -28,7 +28,7 @@ from hypernoise_core.embedded.scenes import (
     random_scene,
 )
 
-from .coupling import RADII, encode
+from .coupling import DISTANCES, RADII, encode
 from .text import SHARES, vocabulary
 
 PATCH = 8
@@ -59,7 +59,7 @@ def _place(rng: np.random.Generator, radius: float, others: list[Thing], tries: 
 def prompted_scene(rng: np.random.Generator, prompt: Prompt) -> Scene:
     """A scene that answers a prompt, its things about as large as the generator's."""
     wants = [want for want in prompt.wants for _ in range(want.count)]
-    radius = RADII[len(wants)] * rng.uniform(0.85, 1.1)
+    radius = RADII[len(wants)] * rng.uniform(*DISTANCES)
     while True:
         things: list[Thing] = []
         for want in wants:

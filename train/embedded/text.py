@@ -9,9 +9,9 @@ from transformers import Gemma2Config, PreTrainedTokenizerFast
 from hypernoise_core.embedded.prompts import CATEGORIES, NUMBERS, PLURALS, RELATIONS, Prompt, Want
 from hypernoise_core.embedded.scenes import COLORS, SHAPES
 
-SHARES = dict(zip(CATEGORIES, (0.06, 0.14, 0.20, 0.12, 0.16, 0.20), strict=True)) | {
+SHARES = dict(zip(CATEGORIES, (0.08, 0.16, 0.20, 0.06, 0.22, 0.12), strict=True)) | {
     "colored_counting": 0.06,
-    "colored_position": 0.06,
+    "colored_position": 0.10,
 }
 """How often each kind of prompt is drawn. The last two are not judged, but a person will type them."""
 
