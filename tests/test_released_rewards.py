@@ -141,7 +141,7 @@ def test_hpsv2_against_open_clip(released, pictures):
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"open_clip does not load here: {error}")
     state = read_weights(released / "HPS_v2.1_compressed.pt")
-    vision = {"image_size": 42, "layers": 2, "width": 160, "head_width": 80, "patch_size": 14}
+    vision = {"image_size": 42, "layers": TINY_H["layers"], "width": 160, "head_width": 80, "patch_size": 14}
     words = len(state["token_embedding.weight"])
     text = {"context_length": 77, "vocab_size": words, "width": 128, "heads": 2, "layers": 2}
     model = open_clip.model.CLIP(embed_dim=TINY_H["dim"], vision_cfg=vision, text_cfg=text).eval()
