@@ -14,8 +14,9 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
+from ..tensor_file import read_tensors, reason
 from .base import Backbone, BackboneReward
-from .checkpoints import Weights, find_file, find_folder, load_model, read_weights, reason
+from .checkpoints import Weights, find_file, find_folder, load_model
 from .images import preprocess
 from .text import LongPrompts, PromptCache, load_tokenizer, token_windows
 
@@ -137,7 +138,7 @@ def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
     path = find_file("hpsv2", weights, HPSV2, HPSV2_FILE)
     key = (str(path), dtype)
     if (backbone := _loaded.get(key)) is None:
-        state = read_weights(path)
+        state = read_tensors(path)[0]
         if not {"visual.proj", "token_embedding.weight", "text_projection"} <= state.keys():
             raise ValueError(f"{path} is not HPSv2.1's, which is an OpenCLIP ViT-H-14: download {HPSV2_FILE} again")
         near = [path.parent, *(path.parent / Path(hub).name for hub in (CLIP_H, PICKSCORE, CLIP_L))]
