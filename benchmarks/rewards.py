@@ -193,6 +193,7 @@ def compare(args, rewards, prompts: list[str], images: Tensor) -> dict:
 
             before = _memory(args.device)
             cpu, wall, _ = _timed(args, step)
+            print(f"turn {turn} of {args.repeats}, {name}: {cpu:.2f} s", file=sys.stderr, flush=True)
             if turn:
                 for key, value in (("CPU", cpu), ("wall", wall), ("memory", _memory(args.device, peak=True) - before)):
                     rows[name][key].append(value)
