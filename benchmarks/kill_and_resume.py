@@ -2,6 +2,7 @@
 
 python -m benchmarks.kill_and_resume                # 20 kills at random moments, every other one inside a write
 python -m benchmarks.kill_and_resume --kills 50 --seed 1
+python -m benchmarks.kill_and_resume --processes 2  # two gloo processes train together, and all of them are killed
 
 Runs are forked, so that a kill costs the training and not the imports. POSIX systems only.
 """
@@ -10,6 +11,7 @@ import argparse
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -44,38 +46,50 @@ class Outcome:
         return self.state_equal and self.metrics_equal and self.adapter_equal
 
 
-def kill_and_resume(folder: Path, kills: int, steps: int, seed: int = 0) -> Outcome:
-    """Train in `folder`/whole without a kill and in `folder`/broken with `kills` of them, and compare."""
+def kill_and_resume(folder: Path, kills: int, steps: int, seed: int = 0, processes: int = 1) -> Outcome:
+    """Train in `folder`/whole without a kill and in `folder`/broken with `kills` of them, and compare. With several
+    processes a kill takes all of them, in any order."""
     (folder / "train.txt").write_text("\n".join(PROMPTS))
     (folder / "validation.txt").write_text("four squares")
     rng, whole, broken = random.Random(seed), folder / "whole", folder / "broken"
-    _wait(_fork(folder, whole, steps))
+    _wait(_start(folder, whole, steps, processes))
     done = half_written = 0
     while done < kills:
         goal = round(steps * rng.uniform(done, done + 1) / (kills + 1))
-        run = _fork(folder, broken, steps)
+        run = _start(folder, broken, steps, processes)
         _wait_to_kill(run, broken, goal, rng, in_write=done % 2 == 1)
-        os.kill(run, signal.SIGKILL)
-        os.waitpid(run, 0)
+        for process in rng.sample(run, len(run)):
+            os.kill(process, signal.SIGKILL)
+        for process in run:
+            os.waitpid(process, 0)
         done += 1
         half = bool(list((broken / "checkpoints").glob(".step-*")))
         half_written += half
         newest = Checkpoints(broken / "checkpoints").newest()
         print(f"kill {done}: newest complete is {newest.path.name if newest else 'none'}" + ", one half written" * half)
-    _wait(_fork(folder, broken, steps))
+    _wait(_start(folder, broken, steps, processes))
     return _compare(whole, broken, done, half_written)
 
 
-def _fork(folder: Path, save_dir: Path, steps: int) -> int:
-    """A training run; its process id."""
+def _start(folder: Path, save_dir: Path, steps: int, processes: int) -> list[int]:
+    """A training run; the ids of its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [_fork(folder, save_dir, steps, rank, processes, port) for rank in range(processes)]
+
+
+def _fork(folder: Path, save_dir: Path, steps: int, rank: int, processes: int, port: int) -> int:
     run = os.fork()
     if run:
         return run
     code = 1
     try:
+        together = {"WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in together.items()}, MASTER_ADDR="127.0.0.1")
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
-        log = os.open(folder / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        log = os.open(folder / f"stderr-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 2)
         prompts = [f"--prompts={folder / 'train.txt'}", f"--validation_prompts={folder / 'validation.txt'}"]
         train([*RUN, *prompts, f"--max_steps={steps}", f"--save_dir={save_dir}"])
@@ -84,16 +98,16 @@ def _fork(folder: Path, save_dir: Path, steps: int) -> int:
         os._exit(code)
 
 
-def _wait(run: int) -> None:
-    status = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
-    assert status == 0, f"a run ended with exit code {status}"
+def _wait(run: list[int]) -> None:
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in run]
+    assert not any(codes), f"a run ended with exit codes {codes}"
 
 
-def _wait_to_kill(run: int, folder: Path, goal: int, rng: random.Random, in_write: bool) -> None:
+def _wait_to_kill(run: list[int], folder: Path, goal: int, rng: random.Random, in_write: bool) -> None:
     """Until some moment after the checkpoint of step `goal`, or within the writing of one after it."""
     checkpoints = Checkpoints(folder / "checkpoints")
     while goal and ((newest := checkpoints.newest()) is None or newest.step < goal):
-        assert os.waitpid(run, os.WNOHANG) == (0, 0), "a run ended before it was killed"
+        assert all(os.waitpid(process, os.WNOHANG) == (0, 0) for process in run), "a run ended before it was killed"
         time.sleep(0.05)
     if not in_write:
         time.sleep(rng.uniform(0, 0.5))
@@ -123,10 +137,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_and_resume(Path(folder), args.kills, args.steps, args.seed)
+        outcome = kill_and_resume(Path(folder), args.kills, args.steps, args.seed, args.processes)
     print(f"{outcome.kills} kills, {outcome.half_written} of them left a checkpoint half written")
     print(f"all state tensors bit for bit equal to the run that was left alone: {outcome.state_equal}")
     print(f"metrics.jsonl byte for byte equal: {outcome.metrics_equal}")

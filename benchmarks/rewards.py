@@ -1,20 +1,28 @@
-"""What the paper's four rewards cost: seconds forward and backward and peak memory, each alone, then the ensemble
-against the reference implementation's way, then a whole training step. Random weights at full size; nothing is fetched.
+"""What the paper's four rewards cost: seconds forward and backward and peak memory, each alone, a whole training step,
+and the ensemble against the reference implementation's way. Random weights at full size; nothing is fetched.
 
 python -m benchmarks.rewards                                   # full size: 16 GB of memory, ten minutes on one core
 python -m benchmarks.rewards --size small                      # an eighth of the layers, to see that it runs
+python -m benchmarks.rewards --case compare --repeats 7        # the comparison alone
 python -m benchmarks.rewards --device cuda --dtype bfloat16 --batch 8 --image_size 1024
 
-The reference's way, from its code: text is tokenised and encoded at every step, HPSv2 recomputes its activations in
-the backward pass, the other three keep theirs (its switch does nothing on a model in evaluation mode), and one backward
-pass at the end goes through all four. Weights are frozen in both. Each row is a process of its own, one after another;
-on a CPU the seconds are the process's own, so that other work on the machine does not count.
+The reference's way, from its code and that of the packages it runs (hpsv2 1.2, image-reward 1.5, transformers 4.55):
+pictures are preprocessed once for all four; text is tokenised and encoded at every step, for HPSv2 padded to 77 tokens,
+for CLIP-H and PickScore to the longest prompt, for ImageReward to 35; HPSv2 recomputes its layers in the backward pass,
+the other three keep their activations (transformers' switch does nothing on a model in evaluation mode, image-reward's
+is off); one backward pass at the end goes through all four. Weights are frozen in both. The layers are those of today's
+transformers in both, of which BLIP's are the package's own arithmetic.
+
+Rows run in processes of their own, one after another. The two that are compared share one process and its weights and
+take turns, and both the process's own seconds (other work on the machine does not count) and the clock's are shown.
 """
 
+import ctypes
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +32,7 @@ from typing import Literal
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     BlipTextConfig,
     BlipTextModel,
@@ -39,7 +48,8 @@ from hypernoise_core.files import replacing
 from hypernoise_core.rewards import PAPER_WEIGHTS, Reward
 from hypernoise_core.rewards.clip import ClipBackbone, ClipReward
 from hypernoise_core.rewards.heads import load_head
-from hypernoise_core.rewards.imagereward import ImageReward
+from hypernoise_core.rewards.imagereward import MEAN, STD, WINDOW, ImageReward
+from hypernoise_core.rewards.images import preprocess
 from train.cli import parse, run_command
 
 PROG = "python -m benchmarks.rewards"
@@ -66,11 +76,11 @@ class BenchmarkArguments:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights."""
     repeats: int = 3
-    """Measurements, of which the median is shown; the first does not count if there are several."""
+    """Measurements, of which the median is shown; another one before them does not count."""
     threads: int = 1
     """CPU threads."""
-    case: Literal["all", "hpsv2", "imagereward", "clip", "pickscore", "ensemble", "reference", "step"] = "all"
-    """One row alone, as JSON."""
+    case: Literal["all", "hpsv2", "imagereward", "clip", "pickscore", "step", "compare"] = "all"
+    """One row alone; `compare` is the ensemble against the reference's way."""
     save: str | None = None
     """JSON file for all rows."""
 
@@ -84,26 +94,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or one row of it."""
     args: BenchmarkArguments = parse(BenchmarkArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
-    if args.case != "all":
-        print(json.dumps(measure(args)))
-        return
+    cases = (*PAPER_WEIGHTS, "step", "compare") if args.case == "all" else (args.case,)
     rows = {}
-    print(f"{'':12}{'text s':>9}{'forward s':>11}{'backward s':>12}{'step s':>9}{'weights GB':>12}{'peak GB':>9}")
-    for case in (*PAPER_WEIGHTS, "ensemble", "reference", "step"):
-        line = [sys.executable, "-m", "benchmarks.rewards", *(argv or sys.argv[1:]), "--case", case]
-        done = subprocess.run(line, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{case} did not run: {done.stderr.strip().splitlines()[-1]}")
-        rows[case] = row = json.loads(done.stdout.splitlines()[-1])
-        cells = [f"{row[key]:{width}.2f}" if key in row else " " * width for key, width in COLUMNS]
-        print(f"{case:12}{''.join(cells)}", flush=True)
-    ours, theirs = rows["ensemble"], rows["reference"]
-    activations = {name: row["peak"] - row["weights"] for name, row in (("here", ours), ("there", theirs))}
-    print(
-        f"ensemble against the reference's way: {theirs['step'] / ours['step']:.2f}x faster, beyond the weights "
-        f"{activations['here']:.2f} GB instead of {activations['there']:.2f} GB; largest difference of the picture "
-        f"gradients {relative(ours['gradient'], theirs['gradient']):.1e}"
-    )
+    if cases[0] != "compare":
+        print(f"{'':12}{'text s':>9}{'forward s':>11}{'backward s':>12}{'step s':>9}{'weights GB':>12}{'peak GB':>9}")
+    for case in cases:
+        rows[case] = row = measure(args, case) if len(cases) == 1 else _in_a_process(argv or sys.argv[1:], case)
+        if case == "compare":
+            _print_comparison(row)
+        else:
+            cells = [f"{row[key]:{width}.2f}" if key in row else " " * width for key, width in COLUMNS]
+            print(f"{case:12}{''.join(cells)}", flush=True)
     if args.save:
         with replacing(args.save) as temporary:
             Path(temporary).write_text(json.dumps({"arguments": vars(args), "rows": rows}, indent=1))
@@ -112,15 +113,39 @@ def main(argv: Sequence[str] | None = None) -> None:
 COLUMNS = (("text", 9), ("forward", 11), ("backward", 12), ("step", 9), ("weights", 12), ("peak", 9))
 
 
-def relative(a: list[float], b: list[float]) -> float:
-    """‖a - b‖ / ‖b‖ of a sample of values."""
-    x, y = torch.tensor(a), torch.tensor(b)
-    return ((x - y).norm() / y.norm()).item()
+def _in_a_process(argv: Sequence[str], case: str) -> dict:
+    """One row, measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "row.json"
+        line = [sys.executable, "-m", "benchmarks.rewards", *argv, "--case", case, "--save", str(file)]
+        done = subprocess.run(line, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{case} did not run: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(file.read_text())["rows"][case]
 
 
-def measure(args: BenchmarkArguments) -> dict:
+def _print_comparison(row: dict) -> None:
+    print(f"\n{'a step with all four':24}{'CPU s':>7}{'':20}{'wall s':>8}{'':20}{'beyond the weights GB':>22}")
+    for name, words in (("here", "here"), ("reference", "the reference's way")):
+        own = row[name]
+        seconds = "".join(
+            f"{statistics.median(own[k]):7.2f} ({min(own[k]):.2f} to {max(own[k]):.2f})".ljust(28) for k in CLOCKS
+        )
+        print(f"{words:24}{seconds}{max(own['memory']):20.2f}")
+    for clock in CLOCKS:
+        ratios = [b / a for a, b in zip(row["here"][clock], row["reference"][clock], strict=True)]
+        print(f"{clock} time: {statistics.median(ratios):.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"scores differ by {row['scores']:.1e} of the largest, picture gradients by {row['gradients']:.1e} of the norm"
+    )
+
+
+CLOCKS = ("CPU", "wall")
+
+
+def measure(args: BenchmarkArguments, case: str) -> dict:
     """One row."""
-    names = [args.case] if args.case in PAPER_WEIGHTS else list(PAPER_WEIGHTS)
+    names = [case] if case in PAPER_WEIGHTS else list(PAPER_WEIGHTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rewards = [(make_reward(name, args), PAPER_WEIGHTS[name]) for name in names]
@@ -128,83 +153,103 @@ def measure(args: BenchmarkArguments) -> dict:
     images = torch.rand(args.batch, 3, args.image_size, args.image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(args.device).requires_grad_()
     weights = _memory(args.device)
-    case = {"ensemble": ensemble_step, "reference": reference_step, "step": training_step}.get(args.case, alone)
-    return {"weights": weights} | case(args, rewards, prompts, images) | {"peak": _memory(args.device, peak=True)}
+    row = {"step": training_step, "compare": compare}.get(case, alone)(args, rewards, prompts, images)
+    return {"weights": weights} | row | {"peak": _memory(args.device, peak=True)}
 
 
 def alone(args, rewards, prompts: list[str], images: Tensor) -> dict:
     """One reward: its text, its forward and its backward pass."""
     reward = rewards[0][0]
-    text_seconds, text = _timed(args, lambda: reward.encode_text(prompts), repeats=1)
+    text_seconds, _, text = _timed(args, lambda: reward.encode_text(prompts))
     forward, backward = [], []
-    for _ in range(args.repeats):
-        seconds, score = _timed(args, lambda: reward.score(images, text), repeats=1)
+    for _ in range(1 + args.repeats):
+        seconds, _, score = _timed(args, lambda: reward.score(images, text))
         forward.append(seconds)
-        backward.append(_timed(args, lambda score=score: torch.autograd.grad(score.sum(), images), repeats=1)[0])
+        backward.append(_timed(args, lambda score=score: torch.autograd.grad(score.sum(), images))[0])
     return {
         "text": text_seconds,
-        "forward": _median(forward),
-        "backward": _median(backward),
+        "forward": statistics.median(forward[1:]),
+        "backward": statistics.median(backward[1:]),
     }
 
 
-def ensemble_step(args, rewards, prompts: list[str], images: Tensor) -> dict:
-    """All four as they are trained on here; text is encoded once, before the first step."""
+def compare(args, rewards, prompts: list[str], images: Tensor) -> dict:
+    """All four as they are trained on here, text encoded once before the first step, and as the reference does it."""
     ensemble = RewardEnsemble(rewards).to(args.device)
-    text_seconds, text = _timed(args, lambda: ensemble.encode_text(prompts), repeats=1)
+    text = ensemble.encode_text(prompts)
+    ways = {
+        "here": lambda: ensemble.score(images, text),
+        "reference": lambda: reference_total(rewards, prompts, images),
+    }
+    rows = {name: {"CPU": [], "wall": [], "memory": []} for name in ways}
+    scores, gradients = {}, {}
+    for turn in range(1 + args.repeats):
+        for name, score in ways.items():
+            rewards[0][0].checkpoint_gradients(name == "reference")  # HPSv2
 
-    def step():
-        return torch.autograd.grad(ensemble.score(images, text).sum(), images)[0]
+            def step(name=name, score=score):
+                scores[name] = score()
+                gradients[name] = torch.autograd.grad(scores[name].sum(), images)[0]
 
-    seconds, gradient = _timed(args, step, args.repeats)
-    return {"text": text_seconds, "step": seconds, "gradient": gradient.flatten()[::1009].tolist()}
+            before = _memory(args.device)
+            cpu, wall, _ = _timed(args, step)
+            print(f"turn {turn} of {args.repeats}, {name}: {cpu:.2f} s", file=sys.stderr, flush=True)
+            if turn:
+                for key, value in (("CPU", cpu), ("wall", wall), ("memory", _memory(args.device, peak=True) - before)):
+                    rows[name][key].append(value)
+    here, there = scores["here"].detach(), scores["reference"].detach()
+    return rows | {
+        "scores": ((here - there).abs().max() / there.abs().max()).item(),
+        "gradients": ((gradients["here"] - gradients["reference"]).norm() / gradients["reference"].norm()).item(),
+    }
 
 
-def reference_step(args, rewards, prompts: list[str], images: Tensor) -> dict:
-    """All four as in the reference implementation."""
-    for reward, _ in rewards:
-        reward.checkpoint_gradients(reward.name == "hpsv2")
+def reference_total(rewards, prompts: list[str], images: Tensor) -> Tensor:
+    """The weighted sum [B] in the reference implementation's order of work."""
+    pixels = preprocess(images, 224)
+    return sum(
+        weight * (_reference_clip if isinstance(reward, ClipReward) else _reference_blip)(reward, prompts, pixels)
+        for reward, weight in rewards
+    )
 
-    def text_of(reward: Reward):
-        if isinstance(reward, ClipReward):
-            return reward.backbone._encode(prompts, "report")  # not the kept features
-        return reward._tokens(prompts).to(args.device)
 
-    def step():
-        total = sum(weight * reward.score(images, text_of(reward)) for reward, weight in rewards)
-        return torch.autograd.grad(total.sum(), images)[0]
+def _reference_clip(reward: ClipReward, prompts: list[str], pixels: Tensor) -> Tensor:
+    model, tokenizer = reward.backbone.model, reward.backbone.tokenizer
+    padding = "max_length" if reward.name == "hpsv2" else True
+    tokens = tokenizer(prompts, return_tensors="pt", padding=padding, max_length=77, truncation=True).to(pixels.device)
+    picture = model.get_image_features(pixels.to(model.dtype)).pooler_output
+    words = model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+    cosine = F.cosine_similarity(picture.float(), words.float())
+    return cosine * model.logit_scale.float().exp() if reward.scaled else cosine
 
-    seconds, gradient = _timed(args, step, args.repeats)
-    return {"step": seconds, "gradient": gradient.flatten()[::1009].tolist()}
+
+def _reference_blip(reward: ImageReward, prompts: list[str], pixels: Tensor) -> Tensor:
+    tokens = reward.tokenizer(prompts, return_tensors="pt", padding="max_length", max_length=WINDOW, truncation=True)
+    tokens = tokens.to(pixels.device)
+    seen = reward.vision(pixel_values=pixels.to(reward.vision.dtype)).last_hidden_state
+    read = reward.text(tokens.input_ids, tokens.attention_mask, encoder_hidden_states=seen).last_hidden_state[:, 0]
+    return (reward.head(read.float()).squeeze(-1) - MEAN) / STD
 
 
 def training_step(args, rewards, prompts: list[str], images: Tensor) -> dict:
     """A step of the trainer on the embedded generator with all four."""
-    config = TrainingConfig(rank=16, alpha=32, batch_size=args.batch, max_steps=args.repeats, diagnostics_every=0)
+    config = TrainingConfig(rank=16, alpha=32, batch_size=args.batch, max_steps=1 + args.repeats, diagnostics_every=0)
     generator = load_generator("embedded", args.device)
     trainer = Trainer(generator, RewardEnsemble(rewards).to(args.device), prompts, config)
-    seconds = []
     events = trainer.events()
-    for _ in range(config.max_steps):
-        seconds.append(_timed(args, lambda: next(events), repeats=1)[0])
-    return {"step": _median(seconds)}
+    seconds = [_timed(args, lambda: next(events))[0] for _ in range(config.max_steps)]
+    return {"step": statistics.median(seconds[1:])}
 
 
-def _timed(args: BenchmarkArguments, run: Callable, repeats: int) -> tuple[float, object]:
-    """Median seconds of some runs, and the last one's result."""
-    seconds = []
-    clock = time.perf_counter if args.device.startswith("cuda") else time.process_time
-    for _ in range(repeats):
-        start = clock()
-        result = run()
-        if args.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
-    return _median(seconds), result
-
-
-def _median(seconds: list[float]) -> float:
-    return statistics.median(seconds[1:] or seconds)
+def _timed(args: BenchmarkArguments, run: Callable) -> tuple[float, float, object]:
+    """Seconds of this process (on a GPU the clock's, for there it waits), seconds by the clock, and the result."""
+    on_gpu = args.device.startswith("cuda")
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    if on_gpu:
+        torch.cuda.synchronize()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return wall if on_gpu else cpu, wall, result
 
 
 def _memory(device: str, peak: bool = False) -> float:
@@ -214,6 +259,7 @@ def _memory(device: str, peak: bool = False) -> float:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated() / 1e9
     if not peak:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again from now
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9

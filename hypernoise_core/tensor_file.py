@@ -1,4 +1,4 @@
-"""Reading tensors from files of strangers: `.safetensors`, or `.bin` by torch's restricted unpickler."""
+"""Reading tensors from files of strangers: `.safetensors`, or what `torch.save` wrote, by its restricted unpickler."""
 
 from pathlib import Path
 
@@ -10,27 +10,31 @@ from torch import Tensor
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Named tensors on the CPU, and the header's metadata where the format has any. No code in the file is run.
 
+    Args:
+        path: `.safetensors`; any other ending (.bin, .pt, .pth) is torch's, where they may lie under `state_dict`.
+
     Raises:
         ValueError: not a whole file of its kind, or with something else than plain tensors in it.
     """
-    if path.suffix == ".bin":
-        return _read_bin(path), {}
+    if path.suffix != ".safetensors":
+        return _read_pickle(path), {}
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that this torch lacks
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
+        raise ValueError(f"{path} is not a whole safetensors file ({reason(error)}): get or make it again") from error
 
 
-def _read_bin(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken archive fails in a dozen ways
-        reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
-            f"{path} is no file of tensors alone ({reason}): nothing in it was run. Copy it again, or ask its author "
-            "for a .safetensors file"
+            f"{path} is no whole file of tensors alone ({reason(error)}): nothing in it was run. Get it again, or ask "
+            "its author for a .safetensors file"
         ) from error
+    if isinstance(tensors, dict):
+        tensors = tensors.get("state_dict", tensors)
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
         raise ValueError(f"{path} holds no named tensors but a {type(tensors).__name__}")
     for name, tensor in tensors.items():
@@ -38,4 +42,10 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} holds something else than a plain tensor: {name}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path} claims more values than it holds: {name} {tuple(tensor.shape)}")
-    return tensors
+    return dict(tensors)
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words: the beginning of its message, or its kind where it has none."""
+    words = str(error).strip()
+    return words.splitlines()[0][:200] if words else type(error).__name__

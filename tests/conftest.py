@@ -105,7 +105,7 @@ def released(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hypernoise_rewards")
     for seed, name in enumerate(("CLIP-ViT-H-14-laion2B-s32B-b79K", "PickScore_v1", "clip-vit-large-patch14")):
         vocabulary = tiny_tokenizer(folder / name, "<start>", "<end>", "<pad>", 77)
-        tower = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+        tower = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
         ids = {"bos_token_id": vocabulary["<start>"], "eos_token_id": vocabulary["<end>"], "pad_token_id": 0}
         config = CLIPConfig(
             projection_dim=24,

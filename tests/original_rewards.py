@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 VIT_H = {"vision": 1280, "layers": 32, "patch": 14, "size": 224, "text": 1024, "text_layers": 24, "dim": 1024}
-TINY_H = {"vision": 160, "layers": 2, "patch": 14, "size": 42, "text": 128, "text_layers": 2, "dim": 48}
+TINY_H = {"vision": 160, "layers": 3, "patch": 14, "size": 42, "text": 128, "text_layers": 2, "dim": 48}
 BLIP_L = {"vision": 1024, "layers": 24, "size": 224, "text": 768, "text_layers": 12, "words": 30524}
 TINY_BLIP = {"vision": 128, "layers": 2, "size": 48, "text": 64, "text_layers": 2, "words": 40}
 

@@ -8,8 +8,10 @@ from benchmarks.kill_and_resume import kill_and_resume
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks; not on Windows")
-def test_killed_runs_end_as_if_left_alone(tmp_path):
-    """Two kills here; `python -m benchmarks.kill_and_resume` does 20."""
-    outcome = kill_and_resume(tmp_path, kills=2, steps=8)
-    assert outcome.kills == 2
+@pytest.mark.parametrize(("kills", "processes"), [(2, 1), (1, 2)])
+def test_killed_runs_end_as_if_left_alone(tmp_path, kills, processes):
+    """A kill or two here; `python -m benchmarks.kill_and_resume` does 20, with `--processes 2` of two that train
+    together."""
+    outcome = kill_and_resume(tmp_path, kills, steps=4 * kills, processes=processes)
+    assert outcome.kills == kills
     assert outcome.exact, outcome

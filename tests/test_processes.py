@@ -11,6 +11,7 @@ import torch
 
 from hypernoise_core import Trainer, TrainingConfig
 from hypernoise_core.training import processes
+from train.__main__ import main as train
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,13 @@ def test_both_processes_hold_the_same_and_resume_bit_for_bit(left_behind):
     for a, b, c in zip(unbroken, resumed, other, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("sharding", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_splits_the_model_is_refused(sharding, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{sharding}", "true")
+    with pytest.raises(ValueError, match="every process holds the whole frozen model"):
+        train(["--max_steps=1"])
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(generator, redness, prompts, monkeypatch):

@@ -23,8 +23,8 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
 from hypernoise_core import load_reward
 from hypernoise_core.rewards import REWARDS, score_images
-from hypernoise_core.rewards.checkpoints import read_weights
 from hypernoise_core.rewards.images import preprocess
+from hypernoise_core.tensor_file import read_tensors
 
 NAMES = ("hpsv2", "imagereward", "pickscore", "clip", "aesthetic")
 PROMPTS = ["a red square", "two crosses and a blue square"]
@@ -50,7 +50,7 @@ def agree(pictures, mine, theirs):
 
 def hpsv2_pair(folder, pictures, prompts):
     reward = load_reward("hpsv2", folder)
-    state = read_weights(folder / "HPS_v2.1_compressed.pt")
+    state = read_tensors(folder / "HPS_v2.1_compressed.pt")[0]
     ids = tokens(folder / "CLIP-ViT-H-14-laion2B-s32B-b79K", prompts, padding="max_length", max_length=77).input_ids
     mine = reward.score(pictures, reward.encode_text(prompts))
     return mine, openclip_cosine(state, preprocess(pictures, reward.backbone.size), ids)
@@ -58,7 +58,7 @@ def hpsv2_pair(folder, pictures, prompts):
 
 def imagereward_pair(folder, pictures, prompts):
     reward = load_reward("imagereward", folder)
-    state = read_weights(folder / "ImageReward.pt")
+    state = read_tensors(folder / "ImageReward.pt")[0]
     words = tokens(folder / "bert-base-uncased", prompts, padding="max_length", max_length=35)
     mine = reward.score(pictures, reward.encode_text(prompts))
     pixels = preprocess(pictures, reward.size)
@@ -80,7 +80,7 @@ def aesthetic_pair(folder, pictures, prompts):
     reward = load_reward("aesthetic", folder)
     model = CLIPModel.from_pretrained(folder / "clip-vit-large-patch14")
     features = model.get_image_features(preprocess(pictures, reward.backbone.size)).pooler_output
-    expected = head(read_weights(folder / "aesthetic-model.pth"), "layers.", F.normalize(features, dim=-1))
+    expected = head(read_tensors(folder / "aesthetic-model.pth")[0], "layers.", F.normalize(features, dim=-1))
     return reward.score(pictures, reward.encode_text(prompts)), expected
 
 
@@ -140,8 +140,8 @@ def test_hpsv2_against_open_clip(released, pictures):
         import open_clip
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"open_clip does not load here: {error}")
-    state = read_weights(released / "HPS_v2.1_compressed.pt")
-    vision = {"image_size": 42, "layers": 2, "width": 160, "head_width": 80, "patch_size": 14}
+    state = read_tensors(released / "HPS_v2.1_compressed.pt")[0]
+    vision = {"image_size": 42, "layers": TINY_H["layers"], "width": 160, "head_width": 80, "patch_size": 14}
     words = len(state["token_embedding.weight"])
     text = {"context_length": 77, "vocab_size": words, "width": 128, "heads": 2, "layers": 2}
     model = open_clip.model.CLIP(embed_dim=TINY_H["dim"], vision_cfg=vision, text_cfg=text).eval()
@@ -323,7 +323,7 @@ def swap(path):
 
 
 def drop_a_key(path):
-    state = read_weights(path)
+    state = read_tensors(path)[0]
     del state[sorted(state)[-1]]
     torch.save(state, path)
 

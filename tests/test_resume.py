@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
@@ -18,6 +19,7 @@ from hypernoise_core.training import (
     load_trainer_state,
     trainer_state,
 )
+from hypernoise_core.training.optimizers import load_optimizer_tensors, optimizer_tensors
 
 SMALL = dict(
     rank=4, alpha=8, batch_size=2, max_steps=6, warmup_steps=2, lr=1e-3, decay_fraction=0.5, diagnostics_every=0
@@ -99,6 +101,35 @@ def test_every_optimizer_goes_on(generator, redness, mix, optimizer):
     list(second.events())
     for a, b in zip(unbroken.parameters, second.parameters, strict=True):
         assert torch.equal(a, b)
+
+
+class EightBit(torch.optim.SGD):
+    """Tells its state as bitsandbytes' do: a count, and tensors in a dictionary, of which parameters share one."""
+
+    table = torch.arange(256.0)
+
+    def state_dict(self):
+        told = super().state_dict()
+        state = {i: {"step": 3, "quantised": own | {"qmap1": self.table}} for i, own in told["state"].items()}
+        return {**told, "state": state}
+
+    def load_state_dict(self, told):
+        self.loaded = told["state"]
+
+
+def test_the_state_of_an_8_bit_optimizer_is_saved_whole(tmp_path):
+    parameters = [torch.nn.Parameter(torch.ones(n)) for n in (2, 3)]
+    optimizer = EightBit(parameters, momentum=0.9)
+    sum(p.sum() for p in parameters).backward()
+    optimizer.step()
+    save_file(optimizer_tensors(optimizer), tmp_path / "state.safetensors")
+    load_optimizer_tensors(optimizer, load_file(tmp_path / "state.safetensors"))
+    for i, own in optimizer.loaded.items():
+        assert own["step"] == 3
+        assert isinstance(own["step"], int)
+        assert torch.equal(own["momentum_buffer"], torch.ones_like(parameters[i]))
+        assert torch.equal(own["qmap1"], optimizer.table)
+    assert optimizer.loaded.keys() == {0, 1}
 
 
 def test_an_interrupt_inside_a_step_undoes_it(generator, redness, mix, monkeypatch):

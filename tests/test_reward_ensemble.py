@@ -1,5 +1,7 @@
 """The ensemble: what it adds, what it keeps in memory, what it only measures."""
 
+from itertools import islice
+
 import pytest
 import torch
 
@@ -163,19 +165,24 @@ class Spy(Reward):
 
 def test_a_held_out_reward_is_measured_and_never_followed(generator, prompts):
     def run(held_out):
-        config = TrainingConfig(rank=4, alpha=8, batch_size=2, max_steps=2, temperature=0.01, diagnostics_every=0)
+        config = TrainingConfig(rank=4, alpha=8, batch_size=2, max_steps=3, temperature=0.01, diagnostics_every=3)
         rewards = RewardEnsemble([(Redness(), 1.0)], held_out)
         trainer = Trainer(generator, rewards, prompts, config)
-        events = list(trainer.events())
+        events = list(islice(trainer.events(), 3))
         return events, [p.detach().clone() for p in trainer.parameters]
 
     plain_events, alone = run([])
     events, watched = run([Spy()])
-    assert all(0 < event.metrics["held_out/spy"] < 2 for event in events)
+    told = {event.step: event.metrics["held_out/spy"] for event in events if "held_out/spy" in event.metrics}
+    assert told.keys() == {1, 3}  # it costs a pass of its encoder
+    assert all(0 < value < 2 for value in told.values())
     assert "held_out/spy" not in plain_events[0].metrics
     assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
     with pytest.raises(ValueError, match="twice"):
         RewardEnsemble([(Redness(), 1.0)], [Redness()])
+    with pytest.raises(ValueError, match="never be measured"):
+        never = TrainingConfig(rank=4, alpha=8, batch_size=2, diagnostics_every=0)
+        Trainer(generator, RewardEnsemble([(Redness(), 1.0)], [Spy()]), prompts, never)
 
 
 def test_diversity_compares_pictures_of_one_prompt():

@@ -20,7 +20,7 @@ from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, 
 
 from .cli import option, parse, run_command
 from .config import TrainArguments, default_recipe
-from .launch import join_processes, leave_processes
+from .launch import join_processes, leave_processes, unused_precision
 from .memory import peak_memory
 from .pictures import spread
 from .resume import CONFIG, Start, config_behind, find_start
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
     device = join_processes(args.device)
+    if precision := unused_precision():
+        _say(f"accelerate's mixed_precision {precision} is not used: --dtype is {args.dtype}")
     torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, rewards of users may
     try:
         # The first process looks for all of them: names hold the time, and folders change while they look.

@@ -149,7 +149,8 @@ class TrainArguments(ModelArguments, RewardArguments):
     log_every: int = 20
     """Steps between sample grids and console lines."""
     diagnostics_every: int = 50
-    """Steps between measurements of Lipschitz constant, second-order KL and noise statistics; 0 for never."""
+    """Steps between measurements of Lipschitz constant, second-order KL, noise statistics and held-out rewards; 0 for
+    never."""
     save_every: int = 200
     """Steps between checkpoints in save_dir/checkpoints, each with a usable adapter; the last adapter is
     save_dir/hypernoise.safetensors."""

@@ -9,13 +9,38 @@ from typing import Literal
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What `accelerate launch` sets in the environment for what its configuration asks for."""
+
+
 def join_processes(device: str) -> str:
-    """Join the other processes, if there are any; returns the device of this one, such as `cuda:1` for `cuda`."""
+    """Join the other processes, if there are any; returns the device of this one, such as `cuda:1` for `cuda`.
+
+    Raises:
+        ValueError: the launcher was told to split the model over them.
+    """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("true", "1"):
+            raise ValueError(
+                f"accelerate is set to {name}, which is not supported: every process holds the whole frozen model. Use "
+                "accelerate launch --multi_gpu --num_processes N -m train … or torchrun --nproc_per_node N -m train …; "
+                "where memory is short, --dtype bfloat16, --use_checkpoint, --micro_batch_size 1, --offload"
+            )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     from accelerate import PartialState
 
     return str(PartialState(cpu=device == "cpu").device)
+
+
+def unused_precision() -> str | None:
+    """The mixed precision that accelerate was told to use, which nothing here follows."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    return None if precision in ("", "no") else precision
 
 
 def leave_processes() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 from hypernoise_core.files import replacing
 from hypernoise_core.training import Trainer
@@ -46,12 +47,13 @@ def _outcome(trainer: Trainer, rows: list[dict]) -> str:
 
 
 def _ends(rows: list[dict]) -> list[tuple[str, list[float]]]:
-    """(metric, [mean over the first tenth, over the last])."""
+    """(metric, [mean over the first tenth of its values, over the last]); not every row has every metric."""
     if not rows:
         return []
-    count = max(1, len(rows) // 10)
-    names = [name for name in rows[0] if name != "step"]
-    return [(n, [sum(r[n] for r in part) / count for part in (rows[:count], rows[-count:])]) for n in names]
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    told = {name: [row[name] for row in rows if name in row] for name in names}
+    tenth = {name: max(1, len(values) // 10) for name, values in told.items()}
+    return [(name, [fmean(own[: tenth[name]]), fmean(own[-tenth[name] :])]) for name, own in told.items()]
 
 
 def _first_last(rows: list[dict]) -> list[tuple[str, list[float]]]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..tensor_file import read_tensors
 from .base import BackboneReward
-from .checkpoints import find_file, read_weights
+from .checkpoints import find_file
 from .clip import CLIP_L, ClipBackbone, load_clip
 from .heads import load_head
 
@@ -53,4 +54,4 @@ def load_aesthetic(weights: str | Path | None, dtype: torch.dtype) -> Aesthetic:
     around = path.parent if folder and folder.is_file() else weights
     backbone = load_clip("aesthetic", around if folder and folder.exists() else None, CLIP_L, dtype)
     width = backbone.model.config.projection_dim
-    return Aesthetic(backbone, load_head(read_weights(path), "layers.", width, path))
+    return Aesthetic(backbone, load_head(read_tensors(path)[0], "layers.", width, path))

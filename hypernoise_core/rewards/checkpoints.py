@@ -1,6 +1,5 @@
-"""Released weights: where they are, how they are read (never unpickled), and whether they are what they should be."""
+"""Released weights: where they are, and whether they are what they should be."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import TypeVar
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -68,26 +65,6 @@ PUT_THERE = " and pass the folder it lies in as the weights (--rewards_folder; i
 HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
 
 
-def read_weights(path: Path) -> Weights:
-    """The tensors of a .safetensors, .pt, .pth or .bin file, on the CPU; what lies under `state_dict`, where that is.
-
-    Raises:
-        ValueError: truncated, or not a file of weights.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} is truncated or not a file of weights ({reason(error)}): download it again"
-        ) from error
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no weights: it is not the file that is expected here")
-    return dict(content)
-
-
 def load_model(
     model_class: type[Model], config: PretrainedConfig, weights: Weights, dtype: torch.dtype, path: Path, **options
 ) -> Model:
@@ -113,12 +90,6 @@ def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
                 f"{path} is not the file that is expected here: it {what} {len(keys)} of the model's tensors, such as "
                 f"{min(keys)}"
             )
-
-
-def reason(error: BaseException) -> str:
-    """An error in a few words: the beginning of its message, or its kind where it has none."""
-    words = str(error).strip()
-    return words.splitlines()[0][:120] if words else type(error).__name__
 
 
 def _address(hub: str) -> str:

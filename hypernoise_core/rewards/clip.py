@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
+from ..tensor_file import read_tensors, reason
 from .base import Backbone, BackboneReward
-from .checkpoints import Weights, find_file, find_folder, load_model, read_weights, reason
+from .checkpoints import Weights, find_file, find_folder, load_model
 from .images import preprocess
 from .text import LongPrompts, PromptCache, load_tokenizer, token_windows
 
@@ -34,8 +36,12 @@ class ClipBackbone(Backbone):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit vectors [B, D], float32, of pictures [B, 3, H, W] in [0, 1]."""
-        pixels = preprocess(images, self.size).to(self.model.dtype)
-        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        vision = self.model.vision_model
+        tokens = vision.pre_layrnorm(vision.embeddings(preprocess(images, self.size).to(self.model.dtype)))
+        *layers, last = vision.encoder.layers
+        for layer in layers:
+            tokens = layer(tokens, attention_mask=None)
+        pooled = vision.post_layernorm(_class_token(last, tokens))
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
     def text_features(self, prompts: Sequence[str], long_prompts: LongPrompts) -> Tensor:
@@ -62,6 +68,17 @@ class ClipBackbone(Backbone):
     def to(self, device: torch.device | str) -> "ClipBackbone":
         self.model.to(device)
         return self
+
+
+def _class_token(layer: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
+    """What a layer makes of the first of its tokens [B, T, C], [B, C]: all that is read of the last one, for a sixth of
+    its arithmetic."""
+    attention, normed = layer.self_attn, layer.layer_norm1(tokens)
+    projected = (attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed))
+    query, key, value = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in projected)
+    attended = F.scaled_dot_product_attention(query, key, value).flatten(1)
+    hidden = tokens[:, 0] + attention.out_proj(attended)
+    return hidden + layer.mlp(layer.layer_norm2(hidden))
 
 
 class ClipReward(BackboneReward):
@@ -121,7 +138,7 @@ def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
     path = find_file("hpsv2", weights, HPSV2, HPSV2_FILE)
     key = (str(path), dtype)
     if (backbone := _loaded.get(key)) is None:
-        state = read_weights(path)
+        state = read_tensors(path)[0]
         if not {"visual.proj", "token_embedding.weight", "text_projection"} <= state.keys():
             raise ValueError(f"{path} is not HPSv2.1's, which is an OpenCLIP ViT-H-14: download {HPSV2_FILE} again")
         near = [path.parent, *(path.parent / Path(hub).name for hub in (CLIP_H, PICKSCORE, CLIP_L))]

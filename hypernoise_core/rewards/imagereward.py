@@ -17,8 +17,9 @@ from transformers import (
 
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
+from ..tensor_file import read_tensors
 from .base import Reward
-from .checkpoints import Weights, find_file, load_model, read_weights
+from .checkpoints import Weights, find_file, load_model
 from .heads import load_head
 from .images import preprocess
 from .text import LongPrompts, PromptCache, load_tokenizer, token_windows
@@ -98,7 +99,7 @@ def load_imagereward(weights: str | Path | None, dtype: torch.dtype, long_prompt
         ValueError: no file, no tokenizer, or the file is another.
     """
     path = find_file("imagereward", weights, HUB, FILE)
-    state = read_weights(path)
+    state = read_tensors(path)[0]
     if not {"blip.visual_encoder.pos_embed", "blip.text_encoder.embeddings.word_embeddings.weight"} <= state.keys():
         raise ValueError(f"{path} is not ImageReward's: download {FILE} from huggingface.co/{HUB} again")
     hub = [] if weights and Path(weights).exists() else [TOKENIZER]

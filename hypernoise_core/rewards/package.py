@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..batch import TensorBatch
+from ..tensor_file import read_tensors, reason
 from . import imagereward
 from .base import Reward
-from .checkpoints import find_file, read_weights, reason
+from .checkpoints import find_file
 from .clip import HPSV2, HPSV2_FILE
 from .images import preprocess
 
@@ -56,7 +57,7 @@ class PackageImageReward(Reward):
             config = Path(folder) / "med_config.json"
             config.write_text(json.dumps(MED_CONFIG))
             self.model = ImageReward.ImageReward(med_config=str(config)).eval().requires_grad_(False)
-        self.model.load_state_dict(read_weights(path), strict=False)
+        self.model.load_state_dict(read_tensors(path)[0], strict=False)
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
         tokens = self.model.blip.tokenizer(
@@ -85,7 +86,7 @@ class PackageHpsv2(Reward):
             raise ValueError(_not_here("hpsv2", error)) from error
         path = find_file(self.name, weights, HPSV2, HPSV2_FILE)
         self.model = open_clip.create_model("ViT-H-14", output_dict=True).eval().requires_grad_(False)
-        self.model.load_state_dict(read_weights(path))
+        self.model.load_state_dict(read_tensors(path)[0])
         self.tokenizer, self.device = open_clip.get_tokenizer("ViT-H-14"), torch.device("cpu")
 
     @torch.no_grad()

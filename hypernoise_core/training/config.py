@@ -68,7 +68,7 @@ class TrainingConfig:
     compile: bool = False
     """`torch.compile` the generator's denoiser and the hypernetwork's: minutes at first; not measured yet."""
     diagnostics_every: int = 100
-    """Steps between measurements of ½ tr J², Lipschitz constant and noise statistics; 0 for never."""
+    """Steps between measurements of ½ tr J², Lipschitz constant, noise statistics and held-out rewards; 0 for never."""
     validate_every: int = 0
     """Steps between measurements on held-out prompts; 0 for never."""
     patience: int = 0

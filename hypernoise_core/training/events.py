@@ -15,8 +15,9 @@ class WarmStart:
 @dataclass(frozen=True)
 class StepDone:
     """An optimizer step was made. Means over its pictures, float32: `loss`, `reward` (weighted), `kl` (nats for
-    `sum`), `reward/<name>`, `held_out/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples)
-    and `alignment` (cosine between residual and reward gradient: how much of the search is amortised)."""
+    `sum`), `reward/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples) and `alignment`
+    (cosine between residual and reward gradient: how much of the search is amortised); at the first step and every
+    `diagnostics_every` steps `held_out/<name>`."""
 
     step: int
     metrics: dict[str, float]

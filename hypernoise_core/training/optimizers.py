@@ -46,13 +46,21 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimizer remembers, as `<parameter's number>/<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}/{name}": torch.as_tensor(value) for i, own in state.items() for name, value in own.items()}
+    tensors = {}
+    for number, own in optimizer.state_dict()["state"].items():
+        for name, value in own.items():
+            if isinstance(value, dict):  # bitsandbytes' 8-bit tensors, of which parameters share some
+                tensors |= {f"{number}/{key}": tensor.clone() for key, tensor in value.items()}
+            else:
+                tensors[f"{number}/{name}"] = torch.as_tensor(value)
+    return tensors
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+    """Make it remember what `optimizer_tensors` returned."""
+    state: dict[int, dict[str, Tensor | int]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition("/")
-        state.setdefault(int(number), {})[name] = tensor
+        count = tensor.dtype == torch.int64 and tensor.dim() == 0  # bitsandbytes' steps; torch's are float32 tensors
+        state.setdefault(int(number), {})[name] = int(tensor) if count else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -69,6 +69,8 @@ class Trainer:
             raise ValueError("running normalization sees one process's pictures only: take reference or none")
         if config.validate_every and not validation_prompts:
             raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
+        if reward.held_out and not (config.diagnostics_every or config.validate_every):
+            raise ValueError("held-out rewards would never be measured: set diagnostics_every or validate_every")
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
@@ -307,7 +309,7 @@ class Trainer:
             self.adapter(part.x0, part.conditioning).backward(delta.grad)
         sums = {"loss": loss.sum(), "reward": reward.sum(), "kl": kl.sum()}
         sums |= {f"reward/{name}": score.sum() for name, score in scores.items()}
-        if self.reward.held_out:
+        if self.reward.held_out and self._tells_held_out():
             held_out = self.reward.scores(images, part.text, self.reward.held_out)
             sums |= {f"held_out/{name}": score.sum() for name, score in held_out.items()}
         if config.train_type == "noise":
@@ -315,6 +317,11 @@ class Trainer:
             ascent = -self._clip.gradient.float().flatten(1)
             sums["alignment"] = torch.cosine_similarity(delta.flatten(1), ascent).sum()
         return _Pass({key: value.detach().float() for key, value in sums.items()}, images.detach(), part.text)
+
+    def _tells_held_out(self) -> bool:
+        """Whether the step being made measures what it does not follow: that costs a pass of its encoder."""
+        every, step = self.config.diagnostics_every, self.step + 1
+        return bool(every) and (step == 1 or step % every == 0)
 
     def _means(self, passes: list["_Pass"], grad_norm: Tensor) -> dict[str, float]:
         """Over the pictures of all passes and processes, float32; one synchronisation with the device."""
