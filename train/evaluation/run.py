@@ -1,0 +1,275 @@
+"""A published benchmark from prompts to report; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hypernoise_core.adapter_file import read_adapter
+from hypernoise_core.files import replacing
+from hypernoise_core.training import processes
+
+from ..generate import make_pictures
+from ..launch import join_processes, leave_processes
+from ..model import load_adapter
+from . import dpg_bench, geneval, t2i_compbench
+from .benchmark import Benchmark, JudgeSpec, chosen
+from .judging import diversity_spec, judge_pictures, reward_spec
+from .pictures import Make, inspect, make, strangers, sweep
+from .report import Method, markdown, summary
+
+if TYPE_CHECKING:
+    from ..evaluate import EvaluateArguments
+
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    kind.name: kind for kind in (geneval.GenEval, t2i_compbench.T2ICompBench, dpg_bench.DpgBench)
+}
+
+SETTINGS = "settings.json"
+
+NOTES = {
+    "geneval": "Official figures are those of GenEval's own scorer (mmdet's Mask2Former): docs/evaluation.md has its "
+    "commands. What is above is not comparable with published tables.",
+    "t2i-compbench": "Official figures are those of T2I-CompBench's own scorers: docs/evaluation.md has their "
+    "commands. Spatial, 3D-spatial, numeracy and complex prompts are only judged there.",
+    "dpg-bench": "Official figures are those of DPG-Bench's own scorer (mPLUG): docs/evaluation.md has its commands. "
+    "What is above is not comparable with published tables.",
+}
+
+
+def run(args: EvaluateArguments) -> dict:
+    """Make what pictures are missing, judge what is not judged, write report.json and report.md; returns the report.
+
+    Raises:
+        ValueError: something given is wrong, or `save_dir` is of other settings; nothing has been made then.
+    """
+    device = join_processes(args.device)
+    try:
+        return _run(args, device)
+    except KeyboardInterrupt:
+        _say(f"stopped: what was made is in {args.folder}, the same command goes on")
+        raise SystemExit(130) from None
+    finally:
+        leave_processes()
+
+
+def _run(args: EvaluateArguments, device: str) -> dict:
+    args.device = device
+    folder = args.folder
+    settings = _settings(args)
+    _check_settings(folder / SETTINGS, settings)
+    benchmark = load_benchmark(args)
+    specs = _judges(args, benchmark)
+    for spec in specs:
+        spec.check()
+    methods = _methods(args)
+    settings["prompts_sha256"] = _prompts_sha256(args)
+    _check_settings(folder / SETTINGS, settings)
+    processes.gather(None)
+    if processes.rank() == 0:
+        _write_json(folder / SETTINGS, settings)
+        _record_seeds(benchmark, folder)
+    told = _make_all(args, benchmark, methods)
+    scores = {}
+    folders = {method.name: folder / method.name for method in methods}
+    for spec in specs:
+        judged = judge_pictures(benchmark, folders, folder / "scores", spec)
+        for name, content in summary(benchmark, spec, judged, methods).items():
+            scores[name] = content | {"judge": spec.identity}
+        if spec.name == "geneval" and processes.rank() == 0:
+            for method, rows in judged.items():
+                _write(folder / f"{method}-results.jsonl", geneval.official_results(benchmark, folders[method], rows))
+    report = {
+        "benchmark": benchmark.name,
+        "settings": settings,
+        "adapter": args.adapter_source,
+        "prompts": len(benchmark.items),
+        "pictures": told,
+        "scores": scores,
+        "notes": [NOTES[benchmark.name]],
+    }
+    if processes.rank() == 0:
+        _write_json(folder / "report.json", report)
+        _write(folder / "report.md", markdown(report))
+        print(markdown(report))
+        print(f"{folder}/report.md and report.json hold this")
+    return report
+
+
+def load_benchmark(args: EvaluateArguments) -> Benchmark:
+    """The benchmark with the prompts that are asked for.
+
+    Raises:
+        ValueError: its prompts are not there, or wrong.
+    """
+    kind = BENCHMARKS[args.benchmark]
+    samples = args.samples or kind.samples_default
+    if kind is dpg_bench.DpgBench and (samples > 4 or (args.height or 0) != (args.width or 0)):
+        raise ValueError(
+            "DPG-Bench's own scorer cuts at most 4 square pictures out of a grid: give --samples 1 to 4, and --height "
+            "and --width alike"
+        )
+    items = _first_process_first(lambda: _read_items(args))
+    return kind(items, chosen(items, args.category_names, args.limit), samples, args.seed)
+
+
+def _read_items(args: EvaluateArguments) -> list:
+    downloads = args.folder / "prompts"
+    if args.benchmark == "geneval":
+        return geneval.read_items(args.prompts_dir, downloads)
+    if args.benchmark == "t2i-compbench":
+        return t2i_compbench.read_items(args.prompts_dir, downloads, args.category_names)
+    return dpg_bench.read_items(args.prompts_dir, downloads)
+
+
+def _first_process_first(work: Callable[[], list]) -> list:
+    """What `work` returns; the first process has done it before the others begin, who find what it left."""
+    if processes.rank() == 0:
+        result = work()
+        processes.gather(None)
+        return result
+    processes.gather(None)
+    return work()
+
+
+def _methods(args: EvaluateArguments) -> list[Method]:
+    """Base and adapter, at every number of steps."""
+    methods = []
+    for steps in args.step_counts:
+        methods.append(Method(f"base-{steps}", steps))
+        if source := args.adapter_source:
+            kind = "finetuned" if read_adapter(source)[1].kind == "finetune" else "hypernoise"
+            methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
+    return methods
+
+
+def _judges(args: EvaluateArguments, benchmark: Benchmark) -> list[JudgeSpec]:
+    specs = benchmark.judges(args) if args.score else []
+    if args.rewards:
+        settings = {"folder": args.rewards_folder, "dtype": args.rewards_dtype, "device": args.device}
+        specs.append(reward_spec(args.rewards, settings, lambda: args.make_rewards(args.rewards).to(args.device)))
+    if benchmark.samples > 1:
+        specs += [diversity_spec(name, args.dino, args.device) for name in args.diversity_names]
+    return specs
+
+
+def _make_all(args: EvaluateArguments, benchmark: Benchmark, methods: list[Method]) -> dict[str, str]:
+    """Make each method's missing pictures, each process a share; what was found before, in words, by method."""
+    share = benchmark.items[processes.rank() :: processes.count()]
+    makers = _Makers(args)
+    told = {}
+    for method in methods:
+        folder = args.folder / method.name
+        if processes.rank() == 0 and folder.is_dir():
+            sweep(folder)
+        processes.gather(None)
+        found = inspect(benchmark, folder, share)
+        for text in (shares := processes.gather(str(found))):
+            _say(f"{method.name}: {text}" + ("" if len(shares) == 1 else " (one process's share)"))
+        if odd := strangers(benchmark, folder):
+            _say(
+                f"{method.name}: {len(odd)} files do not belong among the pictures, such as {odd[0]}: move them away, "
+                "the official scorer may read them"
+            )
+        made = 0
+        if found.todo:
+            maker = makers.of(method)
+            made = make(benchmark, folder, found.todo, maker, quiet=processes.rank() > 0)
+        total = sum(processes.gather(made))
+        files = sum(len(benchmark.files(item)) for item in benchmark.items)
+        told[method.name] = f"{files} files of {len(benchmark.items)} prompts, {total} pictures made in this run"
+    return told
+
+
+class _Makers:
+    """Methods as functions from a prompt and seeds to pictures; models are loaded when the first is asked for."""
+
+    def __init__(self, args: EvaluateArguments):
+        self._args, self._generator, self._adapter = args, None, None
+
+    def of(self, method: Method) -> Make:
+        args = self._args
+        if self._generator is None:
+            self._generator = args.load_generator(args.device)
+            self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
+        if method.pair and self._adapter is None:
+            self._adapter = load_adapter(self._generator, args.adapter_source)
+        generator, adapter = self._generator, self._adapter if method.pair else None
+
+        def make(item, seeds) -> torch.Tensor:
+            conditioning = generator.encode([item.prompt])
+            return make_pictures(
+                generator, adapter, conditioning, seeds, args.height, args.width, method.steps, args.strength
+            )
+
+        return make
+
+
+def _settings(args: EvaluateArguments) -> dict:
+    """What decides the pictures; another value needs another folder."""
+    adapter = args.adapter_source
+    if adapter and Path(adapter).is_file():
+        adapter = f"sha256 {_sha256(Path(adapter))}"
+    samples = args.samples or BENCHMARKS[args.benchmark].samples_default
+    names = ("benchmark", "model", "variant", "pipeline", "dtype", "strength", "seed", "height", "width")
+    return {name: getattr(args, name) for name in names} | {"samples": samples, "adapter": adapter}
+
+
+def _prompts_sha256(args: EvaluateArguments) -> str | None:
+    """Of all the benchmark's prompts, whichever are chosen; T2I-CompBench reads those of its categories only, and names
+    pictures after their prompts anyway."""
+    if args.benchmark == "t2i-compbench":
+        return None
+    content = json.dumps([[item.key, item.prompt] for item in _read_items(args)])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _check_settings(path: Path, settings: dict) -> None:
+    if not path.is_file():
+        if path.parent.is_dir() and any(p.name != "prompts" for p in path.parent.iterdir()):
+            raise ValueError(f"save_dir {path.parent} is not empty and holds no evaluation: give a new folder")
+        return
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give another --save_dir") from error
+    for name, value in settings.items():
+        if name in before and before[name] != value:
+            raise ValueError(
+                f"save_dir {path.parent} holds pictures with {name} {before[name]!r}, and it is now {value!r}: give "
+                "another --save_dir"
+            )
+
+
+def _record_seeds(benchmark: Benchmark, folder: Path) -> None:
+    """`seeds.jsonl`: every picture's prompt and seeds, for whoever has not the PNG texts at hand."""
+    lines = [
+        json.dumps({"file": file.path, "prompt": item.prompt, "seeds": list(file.seeds)})
+        for item in benchmark.items
+        for file in benchmark.files(item)
+    ]
+    _write(folder / "seeds.jsonl", "\n".join(lines) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _write_json(path: Path, content: dict) -> None:
+    _write(path, json.dumps(content, indent=1))
+
+
+def _say(line: str) -> None:
+    if processes.rank() == 0:
+        print(line)
