@@ -56,9 +56,7 @@ class Mask2FormerDetector:
     @torch.no_grad()
     def detect(self, image: Image.Image) -> list[Detection]:
         """All that is surer than GenEval's presence threshold, in an RGB picture of any size."""
-        pixels = self.processor(
-            images=image, size=self._size(image), return_tensors="pt", do_resize=True, do_pad=False
-        ).pixel_values
+        pixels = self.processor(images=image, size=self._size(image), return_tensors="pt", do_resize=True).pixel_values
         outputs = self.model(pixel_values=pixels.to(self.model.device))
         found = self.processor.post_process_instance_segmentation(
             outputs, threshold=PRESENCE_THRESHOLD, target_sizes=[image.size[::-1]], return_binary_maps=True

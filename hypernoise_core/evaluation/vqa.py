@@ -6,6 +6,7 @@ from math import prod
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, BlipForQuestionAnswering
 
 from .loading import load_part, load_whole
@@ -32,30 +33,20 @@ class YesNo:
         """A probability in [0, 1] for each question about an RGB picture."""
         if not questions:
             return []
+        pixels = self._processor(images=image, return_tensors="pt").pixel_values.to(self._model.device)
+        seen = self._model.vision_model(pixel_values=pixels)[0]
+        # One question at a time: transformers' decoder (5.23) looks at the padding of a batch, whatever the mask says.
+        return [self._answer(seen, question) for question in questions]
+
+    def _answer(self, seen: Tensor, question: str) -> float:
         model, start = self._model, self._model.config.text_config.bos_token_id
-        pixels = self._processor(images=image, return_tensors="pt").pixel_values.to(model.device)
-        seen = model.vision_model(pixel_values=pixels)[0].expand(len(questions), -1, -1)
-        tokens = self._tokenizer(
-            [_plain(question) for question in questions],
-            padding="longest",
-            truncation=True,
-            max_length=MAX_TOKENS,
-            return_tensors="pt",
-        ).to(model.device)
-        ids = tokens.input_ids.clone()
+        tokens = self._tokenizer(_plain(question), truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        ids = tokens.input_ids.to(model.device).clone()
         ids[:, 0] = start + 1  # BLIP's [ENC], beside its [DEC]: released tokenizers do not know it
-        asked = model.text_encoder(
-            input_ids=ids,
-            attention_mask=tokens.attention_mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:-1], dtype=torch.long, device=model.device),
-        ).last_hidden_state
-        logits = model.text_decoder(
-            input_ids=torch.full((len(questions), 1), start, device=model.device),
-            encoder_hidden_states=asked,
-            encoder_attention_mask=tokens.attention_mask,
-        ).logits[:, 0]
-        return logits[:, [self._yes, self._no]].float().softmax(-1)[:, 0].tolist()
+        asked = model.text_encoder(input_ids=ids, encoder_hidden_states=seen).last_hidden_state
+        decoder_ids = torch.full((1, 1), start, device=model.device)
+        logits = model.text_decoder(input_ids=decoder_ids, encoder_hidden_states=asked).logits[0, 0]
+        return logits[[self._yes, self._no]].float().softmax(-1)[0].item()
 
 
 def attribute_binding(ask: YesNo, image: Image.Image, phrases: Sequence[str]) -> float:
