@@ -1,9 +1,10 @@
-"""`python -m train.evaluate --benchmark …` on a tiny pipeline: official layouts, what is broken is mended, scores, report."""
+"""`python -m train.evaluate --benchmark …` on a tiny pipeline: official layouts, broken folders mended, scores."""
 
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import randomized
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from tiny_judges import save_judges
 from tiny_pipelines import tiny_pipeline
 
@@ -33,16 +34,18 @@ METADATA = [
     },
     {
         "tag": "color_attr",
-        "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "computer mouse", "count": 1, "color": "blue"}],
+        "include": [
+            {"class": "dog", "count": 1, "color": "red"}, {"class": "computer mouse", "count": 1, "color": "blue"},
+        ],
         "prompt": "a photo of a red dog and a blue computer mouse",
     },
     {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
 ]  # fmt: skip
 
-QUESTIONS = """item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language
-b,"A red car, and a dog.",,1,0,entity,whole,entity - whole (car),Is there a car?
-b,"A red car, and a dog.",,2,1,attribute,color,"attribute - color (car, red)",Is the car red?
-a,A bench.,,1,0,entity,whole,entity - whole (bench),Is there a bench?
+QUESTIONS = """item_id,text,keywords,proposition_id,dependency,category_broad,tuple,question_natural_language
+b,"A red car, and a dog.",,1,0,entity,entity - whole (car),Is there a car?
+b,"A red car, and a dog.",,2,1,attribute,"attribute - color (car, red)",Is the car red?
+a,A bench.,,1,0,entity,entity - whole (bench),Is there a bench?
 """
 
 
@@ -237,8 +240,6 @@ def test_what_is_scored_is_not_scored_again_unless_it_changed(place, tmp_path, m
     path = tmp_path / "base-1/00001/samples/0000.png"
     image = Image.open(path)
     image.load()
-    from PIL import PngImagePlugin
-
     info = PngImagePlugin.PngInfo()
     info.add_itxt("hypernoise", image.info["hypernoise"])
     Image.new("RGB", image.size, "red").save(path, pnginfo=info)  # another picture under the same label
@@ -274,10 +275,11 @@ def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-m", "train.evaluate", *line(place, "geneval", killed, *more)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while len(list(killed.glob("base-1/*/samples/*.png")) + list(killed.glob("base-4/*/samples/*.png"))) < 3:
+    while len(list(killed.glob("base-4/*/samples/0*.png"))) < 3:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -288,15 +290,12 @@ def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
     run(line(place, "geneval", killed, *more))
     for method in ("base-4", "hypernoise-4"):
         assert files(killed / method) == files(alone / method)
-    assert (
-        json.loads((killed / "report.json").read_text())["pictures"]["base-4"] != "16 files of 4 prompts, 16 pictures"
-    )
+    told = json.loads((killed / "report.json").read_text())["pictures"]["base-4"]
+    assert int(re.search(r"(\d+) pictures made", told)[1]) <= 13
 
 
 def test_two_processes_share_the_work(place, tmp_path):
-    """Gloo on the CPU, as `accelerate launch` sets it up; each detects at 800 pixels, so that there are few pictures."""
-    import socket
-
+    """Gloo on the CPU, in the environment that `accelerate launch` sets up."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
