@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
-from tqdm import tqdm
 
 from hypernoise_core.files import replacing
 
@@ -102,27 +102,24 @@ def strangers(benchmark: Benchmark, folder: Path) -> list[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a kill in the middle of a write has left."""
+    """Remove what a kill in the middle of a write has left (`replacing`'s temporary names)."""
     for path in folder.rglob(".*"):
-        if path.is_file():
+        if path.is_file() and re.fullmatch(r"\..+-[a-z0-9_]{8}\.(png|jsonl)", path.name):
             path.unlink()
 
 
-def make(
-    benchmark: Benchmark, folder: Path, todo: list[tuple[Item, list[PictureFile]]], make: Make, quiet: bool
-) -> int:
-    """Make what `inspect` found wrong; returns the number of pictures."""
+def make(benchmark: Benchmark, folder: Path, item: Item, files: list[PictureFile], make: Make) -> int:
+    """Make what `inspect` found wrong with a prompt, and all that lies beside it; returns the number of pictures."""
+    for path, text in benchmark.companions(item).items():
+        with replacing(folder / path) as temporary:
+            temporary.write_text(text, "utf-8")
     made = 0
-    for item, files in tqdm(todo, desc=folder.name, disable=quiet):
-        for path, text in benchmark.companions(item).items():
-            with replacing(folder / path) as temporary:
-                temporary.write_text(text, "utf-8")
-        for file in files:
-            images = to_images(make(item, file.seeds))
-            _save(folder / file.path, grid(images, file.columns), label(item, file))
-            made += len(images)
-        if overview := benchmark.overview(item):
-            _save(folder / overview, grid(read(benchmark, folder, item), 2), "")
+    for file in files:
+        images = to_images(make(item, file.seeds))
+        _save(folder / file.path, grid(images, file.columns), label(item, file))
+        made += len(images)
+    if overview := benchmark.overview(item):
+        _save(folder / overview, grid(read(benchmark, folder, item), 2), "")
     return made
 
 

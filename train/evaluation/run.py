@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
+from tqdm import tqdm
 
+from hypernoise_core import TensorBatch
 from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.files import replacing
 from hypernoise_core.training import processes
@@ -20,7 +22,7 @@ from ..model import load_adapter
 from . import dpg_bench, geneval, t2i_compbench
 from .benchmark import Benchmark, JudgeSpec, chosen
 from .judging import diversity_spec, judge_pictures, reward_spec
-from .pictures import Make, inspect, make, strangers, sweep
+from .pictures import Found, Make, inspect, make, strangers, sweep
 from .report import Method, markdown, summary
 
 if TYPE_CHECKING:
@@ -159,31 +161,38 @@ def _judges(args: EvaluateArguments, benchmark: Benchmark) -> list[JudgeSpec]:
 
 
 def _make_all(args: EvaluateArguments, benchmark: Benchmark, methods: list[Method]) -> dict[str, str]:
-    """Make each method's missing pictures, each process a share; what was found before, in words, by method."""
-    share = benchmark.items[processes.rank() :: processes.count()]
-    makers = _Makers(args)
-    told = {}
+    """Make each method's missing pictures, each process a share; what was made, in words, by method."""
+    jobs = []
     for method in methods:
-        folder = args.folder / method.name
-        if processes.rank() == 0 and folder.is_dir():
-            sweep(folder)
-        processes.gather(None)
-        found = inspect(benchmark, folder, share)
-        for text in (shares := processes.gather(str(found))):
-            _say(f"{method.name}: {text}" + ("" if len(shares) == 1 else " (one process's share)"))
-        if odd := strangers(benchmark, folder):
-            _say(
-                f"{method.name}: {len(odd)} files do not belong among the pictures, such as {odd[0]}: move them away, "
-                "the official scorer may read them"
-            )
-        made = 0
-        if found.todo:
-            maker = makers.of(method)
-            made = make(benchmark, folder, found.todo, maker, quiet=processes.rank() > 0)
-        total = sum(processes.gather(made))
-        files = sum(len(benchmark.files(item)) for item in benchmark.items)
-        told[method.name] = f"{files} files of {len(benchmark.items)} prompts, {total} pictures made in this run"
-    return told
+        found = _look(args.folder / method.name, benchmark)
+        jobs += [(item, method, files) for item, files in found.todo]
+    jobs.sort(key=lambda job: job[0].index)  # methods side by side: a prompt is encoded once, pairs are whole
+    makers, made = _Makers(args), {method.name: 0 for method in methods}
+    for item, method, files in tqdm(jobs, desc="pictures", disable=processes.rank() > 0 or not jobs):
+        made[method.name] += make(benchmark, args.folder / method.name, item, files, makers.of(method))
+    count = sum(len(benchmark.files(item)) for item in benchmark.items)
+    everyone = processes.gather(made)
+    return {
+        name: f"{count} files of {len(benchmark.items)} prompts, {sum(own[name] for own in everyone)} pictures made in "
+        "this run"
+        for name in made
+    }
+
+
+def _look(folder: Path, benchmark: Benchmark) -> Found:
+    """Tell what of a method's pictures is there; returns what is wrong with this process's share."""
+    if processes.rank() == 0 and folder.is_dir():
+        sweep(folder)
+    processes.gather(None)
+    found = inspect(benchmark, folder, benchmark.items[processes.rank() :: processes.count()])
+    for rank, text in enumerate(told := processes.gather(str(found))):
+        _say(f"{folder.name}: {text}" + (f" (share {rank + 1} of {len(told)})" if len(told) > 1 else ""))
+    if odd := strangers(benchmark, folder):
+        _say(
+            f"{folder.name}: {len(odd)} files do not belong among the pictures, such as {odd[0]}: move them away, the "
+            "official scorer may read them"
+        )
+    return found
 
 
 class _Makers:
@@ -191,6 +200,7 @@ class _Makers:
 
     def __init__(self, args: EvaluateArguments):
         self._args, self._generator, self._adapter = args, None, None
+        self._encoded: tuple[str, TensorBatch | None] = ("", None)
 
     def of(self, method: Method) -> Make:
         args = self._args
@@ -201,11 +211,11 @@ class _Makers:
             self._adapter = load_adapter(self._generator, args.adapter_source)
         generator, adapter = self._generator, self._adapter if method.pair else None
 
-        def make(item, seeds) -> torch.Tensor:
-            conditioning = generator.encode([item.prompt])
-            return make_pictures(
-                generator, adapter, conditioning, seeds, args.height, args.width, method.steps, args.strength
-            )
+        def make(item, seeds) -> Tensor:
+            if self._encoded[1] is None or self._encoded[0] != item.prompt:
+                self._encoded = (item.prompt, generator.encode([item.prompt]))
+            size = (args.height, args.width)
+            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.strength)
 
         return make
 
