@@ -339,6 +339,19 @@ def test_prompts_are_downloaded_by_name_once(place, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.*"))
 
 
+def test_the_commands_in_the_docs_are_understood():
+    told = [(ROOT / page).read_text() for page in ("README.md", "docs/evaluation.md")] + [evaluate.__doc__]
+    lines = [
+        words.split(" #")[0]
+        for text in told
+        for words in re.findall(r"-m train\.evaluate ?(.*)", text.replace("\\\n", " "))
+        if words.startswith("--benchmark") or words.startswith("--steps") or words.startswith("--adapter")
+    ]
+    assert len(lines) >= 8
+    for words in lines:
+        parse(evaluate.EvaluateArguments, "evaluate", "", words.split())
+
+
 COUNTS = {"geneval": 553, "t2i-compbench": 2400, "dpg-bench": 1065}
 
 

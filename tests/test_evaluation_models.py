@@ -58,6 +58,9 @@ def test_geneval_s_names_and_sizes(judges):
     names = set(detector.labels.values())
     assert {"computer mouse", "tv remote", "computer keyboard", "tv", "couch", "hair drier"} <= names
     detector.check_classes(names)
+    older = ("motorbike", "aeroplane", "sofa", "pottedplant", "diningtable", "tvmonitor", "Remote")
+    newer = ["motorcycle", "airplane", "couch", "potted plant", "dining table", "tv", "tv remote"]
+    assert [detector_module._name(name) for name in older] == newer
     with pytest.raises(ValueError, match="'unicorn'"):
         detector.check_classes({"dog", "unicorn"})
     assert detector._size(picture(100, 50)) == {"height": 64, "width": 128}
