@@ -260,10 +260,19 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
     assert before.items() <= files(tmp_path / "base-1").items()
     assert "2 pictures made" in json.loads((tmp_path / "report.json").read_text())["pictures"]["base-1"]
     assert len(files(tmp_path / "base-2")) == 16
+    run([*argv, "--limit=1", f"--adapter={place / 'mine.safetensors'}"])  # an adapter joins the base's pictures
+    assert before.items() <= files(tmp_path / "base-1").items()
+    assert len(list((tmp_path / "hypernoise-1").iterdir())) == 3
+    run(argv)  # and is left out again
+    generator = load_generator(str(place / "toy"))
+    NoiseHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"with adapter 'sha256 .*, and it is now 'sha256 "):
+        run([*argv, f"--adapter={tmp_path / 'other.safetensors'}"])
+    with pytest.raises(ValueError, match=r"with strength 1\.0, and it is now 0\.5"):
+        run([*argv, f"--adapter={place / 'mine.safetensors'}", "--strength=0.5"])
     for wrong, words in {
         "--seed=1": "with seed 0, and it is now 1",
         "--samples=3": "with samples 2, and it is now 3",
-        f"--adapter={place / 'mine.safetensors'}": "with adapter None, and it is now 'sha256 ",
     }.items():
         with pytest.raises(ValueError, match=words):
             run([*argv, wrong])

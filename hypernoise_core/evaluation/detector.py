@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
 from .geneval import PRESENCE_THRESHOLD, Detection
 from .loading import load_part, load_whole
@@ -58,12 +59,18 @@ class Mask2FormerDetector:
         """All that is surer than GenEval's presence threshold, in an RGB picture of any size."""
         pixels = self.processor(images=image, size=self._size(image), return_tensors="pt", do_resize=True).pixel_values
         outputs = self.model(pixel_values=pixels.to(self.model.device))
+        on_cpu = (
+            Mask2FormerForUniversalSegmentationOutput(  # transformers paints the masks on the CPU, wherever they are
+                class_queries_logits=outputs.class_queries_logits.cpu(),
+                masks_queries_logits=outputs.masks_queries_logits.cpu(),
+            )
+        )
         found = self.processor.post_process_instance_segmentation(
-            outputs, threshold=PRESENCE_THRESHOLD, target_sizes=[image.size[::-1]], return_binary_maps=True
+            on_cpu, threshold=PRESENCE_THRESHOLD, target_sizes=[image.size[::-1]], return_binary_maps=True
         )[0]
         if not found["segments_info"]:
             return []
-        masks = found["segmentation"].cpu().numpy().astype(bool)
+        masks = found["segmentation"].numpy().astype(bool)
         return [
             Detection(self.labels[info["label_id"]], info["score"], _box(mask), mask)
             for info, mask in zip(found["segments_info"], masks, strict=True)

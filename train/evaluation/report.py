@@ -82,7 +82,7 @@ def markdown(report: dict) -> str:
         f"# {report['benchmark']}: {settings['model']}",
         "",
         f"{report['prompts']} prompts, {settings['samples']} pictures of each, seeds from {settings['seed']} on, the "
-        f"same for every method. Adapter: {report['adapter'] or 'none'}, strength {settings['strength']:g}.",
+        f"same for every method. Adapter: {_adapter(report)}.",
         "",
     ]
     for method, told in pictures.items():
@@ -94,6 +94,10 @@ def markdown(report: dict) -> str:
         lines += ["", f"Overall: {score['overall_is']}. Judged by {_said(score['judge'])}."]
     lines += ["", *report["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _adapter(report: dict) -> str:
+    return f"{report['adapter']}, strength {report['settings']['strength']:g}" if report["adapter"] else "none"
 
 
 def _table(score: dict) -> list[str]:

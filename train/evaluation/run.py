@@ -34,6 +34,9 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 
 SETTINGS = "settings.json"
 
+OF_ADAPTER = ("adapter", "strength")
+"""Settings that say nothing of a base's pictures."""
+
 NOTES = {
     "geneval": "Official figures are those of GenEval's own scorer (mmdet's Mask2Former): docs/evaluation.md has its "
     "commands. What is above is not comparable with published tables.",
@@ -64,14 +67,14 @@ def _run(args: EvaluateArguments, device: str) -> dict:
     args.device = device
     folder = args.folder
     settings = _settings(args)
-    _check_settings(folder / SETTINGS, settings)
+    _settled(folder / SETTINGS, settings)
     benchmark = load_benchmark(args)
     specs = _judges(args, benchmark)
     for spec in specs:
         spec.check()
     methods = _methods(args)
     settings["prompts_sha256"] = _prompts_sha256(args)
-    _check_settings(folder / SETTINGS, settings)
+    settings = _settled(folder / SETTINGS, settings)
     processes.gather(None)
     if processes.rank() == 0:
         _write_json(folder / SETTINGS, settings)
@@ -226,8 +229,10 @@ def _settings(args: EvaluateArguments) -> dict:
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
-    names = ("benchmark", "model", "variant", "pipeline", "dtype", "strength", "seed", "height", "width")
-    return {name: getattr(args, name) for name in names} | {"samples": samples, "adapter": adapter}
+    names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width")
+    strength = args.strength if adapter else None
+    own = {name: getattr(args, name) for name in names}
+    return own | {"samples": samples, "adapter": adapter, "strength": strength}
 
 
 def _prompts_sha256(args: EvaluateArguments) -> str | None:
@@ -239,21 +244,30 @@ def _prompts_sha256(args: EvaluateArguments) -> str | None:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _check_settings(path: Path, settings: dict) -> None:
+def _settled(path: Path, settings: dict) -> dict:
+    """The settings that hold in a folder from now on. An adapter may join the pictures of a base, and be left out.
+
+    Raises:
+        ValueError: what is there was made with others.
+    """
     if not path.is_file():
         if path.parent.is_dir() and any(p.name != "prompts" for p in path.parent.iterdir()):
             raise ValueError(f"save_dir {path.parent} is not empty and holds no evaluation: give a new folder")
-        return
+        return settings
     try:
         before = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): give another --save_dir") from error
+    joined = dict(settings)
     for name, value in settings.items():
-        if name in before and before[name] != value:
+        if name in OF_ADAPTER and None in (value, before.get(name)):
+            joined[name] = before.get(name) if value is None else value
+        elif name in before and before[name] != value:
             raise ValueError(
                 f"save_dir {path.parent} holds pictures with {name} {before[name]!r}, and it is now {value!r}: give "
                 "another --save_dir"
             )
+    return joined
 
 
 def _record_seeds(benchmark: Benchmark, folder: Path) -> None:
