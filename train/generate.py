@@ -21,6 +21,7 @@ from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
+from hypernoise_core.hypernetwork import DenoiserLora
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking
@@ -113,6 +114,30 @@ class Candidates:
 
 
 @torch.no_grad()
+def make_pictures(
+    generator: Generator,
+    adapter: DenoiserLora | None,
+    conditioning: TensorBatch,
+    seeds: Sequence[int],
+    height: int | None = None,
+    width: int | None = None,
+    steps: int = 1,
+    strength: float = 1.0,
+) -> Tensor:
+    """Pictures [N, 3, H, W] in [0, 1], on the CPU, of one prompt from each of `seeds`: the generator's, or those with
+    an adapter of either kind. One after the other, so that a picture depends on nothing but its own seed."""
+    pictures = []
+    for seed in seeds:
+        x0 = generator.noise(1, height, width, seed)
+        if isinstance(adapter, NoiseHypernetwork):
+            made = adapter.generate(x0, conditioning, steps, seed, strength)
+        else:
+            made = (adapter or generator).generate(x0, conditioning, steps, seed)
+        pictures.append(made.float().cpu())
+    return torch.cat(pictures)
+
+
+@torch.no_grad()
 def make_candidates(
     args: GenerateArguments,
     generator: Generator,
@@ -123,15 +148,7 @@ def make_candidates(
 ) -> Candidates:
     """Pictures of one prompt from consecutive seeds, ranked by `reward`."""
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
-    pictures = []
-    for seed in seeds:
-        x0 = generator.noise(1, args.height, args.width, seed)
-        if adapter:
-            made = adapter.generate(x0, conditioning, args.steps, seed, args.strength)
-        else:
-            made = generator.generate(x0, conditioning, args.steps, seed)
-        pictures.append(made.float().cpu())
-    images = torch.cat(pictures)
+    images = make_pictures(generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength)
     if reward is None:
         return Candidates(seeds, images, {})
     scores = score_images(reward, images.movedim(1, -1), prompt, args.device)

@@ -1,0 +1,62 @@
+"""Judges' models from the hub or a folder, with one clear sentence where they are not there."""
+
+from typing import TypeVar
+
+from transformers import AutoConfig, PreTrainedModel
+
+from ..rewards.checkpoints import reason
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def check_source(source: str, model_type: str, option: str) -> None:
+    """Look whether a model's configuration is there and of the right kind, before hours of work.
+
+    Args:
+        source: hub id, or folder saved by transformers.
+        model_type: transformers' name of the architecture, such as `mask2former`.
+        option: what it was given by, for the message.
+
+    Raises:
+        ValueError: it is not there, or of another kind.
+    """
+    try:
+        found = AutoConfig.from_pretrained(source).model_type
+    except Exception as error:  # the hub's, the network's, JSON's
+        raise ValueError(_missing(source, option, error)) from error
+    if found != model_type:
+        raise ValueError(f"{option} is {source!r}, a {found} model; give one of kind {model_type}")
+
+
+def load_whole(model_class: type[Model], source: str, option: str) -> Model:
+    """A frozen model with all of its weights, float32, on the CPU.
+
+    Raises:
+        ValueError: it is not there, damaged, or lacks weights.
+    """
+    try:
+        model, report = model_class.from_pretrained(source, output_loading_info=True)
+    except Exception as error:  # a damaged folder raises what its reader raises
+        raise ValueError(_missing(source, option, error)) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{option} is {source!r}, which lacks {len(missing)} weights, such as {missing[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def load_part(auto_class: type, source: str, option: str, **options):
+    """The tokenizer or image processor of a model.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except Exception as error:
+        raise ValueError(_missing(source, option, error)) from error
+
+
+def _missing(source: str, option: str, error: Exception) -> str:
+    return (
+        f"{option} cannot be loaded from {source!r} ({reason(error)}): download all of huggingface.co/{source} into a "
+        f"folder and give that by {option}, or leave scoring to the benchmark's own code by --score false"
+    )

@@ -1,0 +1,137 @@
+"""What a published benchmark is here: prompts, where their pictures lie, and who judges them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+Scores = dict[str, list[float]]
+"""By name, one number a picture; a single one for what is measured over the pictures of a prompt together."""
+
+Judge = Callable[["Item", list[Image.Image]], tuple[Scores, list]]
+"""A prompt and its pictures (RGB) to scores and details, one a picture, for whoever looks closer."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt of a benchmark; `index` is its place among all of them, whichever are made."""
+
+    key: str
+    index: int
+    category: str
+    prompt: str
+    data: dict = field(default_factory=dict, compare=False)
+    """The benchmark's own: GenEval's line of metadata, say."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file of pictures: one, or several in a grid of `columns`, row by row, by their seeds."""
+
+    path: str
+    """Relative to the folder of a method."""
+    seeds: tuple[int, ...]
+    columns: int = 1
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """How a judge is made, late, so that no two are in memory, and what is checked early."""
+
+    name: str
+    identity: dict
+    """All that its scores depend on besides the picture: scores under another are made again."""
+    load: Callable[[], Judge]
+    check: Callable[[], None] = lambda: None
+    """Raises ValueError where `load` is bound to fail."""
+    judges: Callable[[Item], bool] = lambda item: True
+    over_categories: bool = False
+    """Whether the overall score is the mean over categories, instead of over prompts."""
+
+
+class Benchmark(ABC):
+    """A published benchmark.
+
+    Args:
+        every: all prompts that there are.
+        items: those to make.
+        samples: pictures of each.
+        seed: of the first picture of the first prompt.
+    """
+
+    name: ClassVar[str]
+    samples_default: ClassVar[int]
+    """Pictures of a prompt in the published protocol."""
+
+    def __init__(self, every: Sequence[Item], items: Sequence[Item], samples: int, seed: int):
+        self.every, self.items, self.samples, self.seed = list(every), list(items), samples, seed
+
+    def seeds(self, item: Item) -> tuple[int, ...]:
+        """One for every picture of the benchmark: no two prompts share noise, methods do."""
+        first = self.seed + item.index * self.samples
+        return tuple(range(first, first + self.samples))
+
+    @abstractmethod
+    def files(self, item: Item) -> list[PictureFile]:
+        """Where the pictures of a prompt belong, in the official layout."""
+
+    def companions(self, item: Item) -> dict[str, str]:
+        """Texts that lie beside the pictures, by path."""
+        return {}
+
+    def overview(self, item: Item) -> str | None:
+        """The path of a grid of all pictures of a prompt, where the layout has one besides."""
+        return None
+
+    @abstractmethod
+    def judges(self, args) -> list[JudgeSpec]:
+        """The benchmark's own, on the models that the arguments name."""
+
+    @cached_property
+    def categories(self) -> list[str]:
+        return list(dict.fromkeys(item.category for item in self.items))
+
+
+def chosen(items: Sequence[Item], categories: Sequence[str], limit: int | None) -> list[Item]:
+    """The items of these categories (all, if none are named), the first `limit` of each.
+
+    Raises:
+        ValueError: there is no such category.
+    """
+    known = list(dict.fromkeys(item.category for item in items))
+    if unknown := [name for name in categories if name not in known]:
+        raise ValueError(f"there is no category {unknown[0]!r} in the prompts: choose from {', '.join(known)}")
+    taken: dict[str, int] = dict.fromkeys(known, 0)
+    kept = []
+    for item in items:
+        if (not categories or item.category in categories) and (limit is None or taken[item.category] < limit):
+            taken[item.category] += 1
+            kept.append(item)
+    return kept
+
+
+def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size side by side, row by row, without gaps."""
+    width, height = images[0].size
+    canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for index, image in enumerate(images):
+        canvas.paste(image, (index % columns * width, index // columns * height))
+    return canvas
+
+
+def cells(image: Image.Image, count: int, columns: int) -> list[Image.Image]:
+    """The pictures of a grid again."""
+    width, height = image.width // columns, image.height // -(-count // columns)
+    corners = [(i % columns * width, i // columns * height) for i in range(count)]
+    return [image.crop((x, y, x + width, y + height)) for x, y in corners]
+
+
+def only(folder: Path, pattern: str) -> list[Path]:
+    """The files under a folder that match, at any depth, in order."""
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())

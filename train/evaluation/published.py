@@ -1,0 +1,44 @@
+"""Prompts as they are published: from a folder that a person filled, or downloaded by name."""
+
+import urllib.request
+from pathlib import Path
+
+from hypernoise_core.files import replacing
+
+URLS = {
+    "evaluation_metadata.jsonl": "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/",
+    "dpg_bench.csv": "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/",
+}
+T2I_URL = "https://raw.githubusercontent.com/Karine-Huang/T2I-CompBench/main/examples/dataset/"
+"""Of `<category>_val.txt`."""
+
+TIMEOUT_S = 60
+
+
+def find_published(name: str, folder: str | None, downloads: Path) -> Path:
+    """The path of a published file.
+
+    Args:
+        folder: where a person has put it, at any depth; nothing is downloaded then.
+        downloads: where it is downloaded to, once, if there is no such folder.
+
+    Raises:
+        ValueError: it is not in the folder, or cannot be downloaded; the message says from where and to where.
+    """
+    url = URLS.get(name, T2I_URL) + name
+    if folder:
+        if not Path(folder).is_dir():
+            raise ValueError(f"prompts_dir {folder!r} is not a folder: download {url} into one")
+        if found := sorted(Path(folder).rglob(name)):
+            return found[0]
+        raise ValueError(f"no {name} in {folder}: download {url} and put it there")
+    path = downloads / name
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, replacing(path) as temporary:
+                temporary.write_bytes(answer.read())
+        except OSError as error:
+            raise ValueError(
+                f"{name} cannot be downloaded ({error}): get {url} and give the folder that it is in by --prompts_dir"
+            ) from error
+    return path

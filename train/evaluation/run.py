@@ -1,0 +1,299 @@
+"""A published benchmark from prompts to report; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from tqdm import tqdm
+
+from hypernoise_core import TensorBatch
+from hypernoise_core.adapter_file import read_adapter
+from hypernoise_core.files import replacing
+from hypernoise_core.training import processes
+
+from ..generate import make_pictures
+from ..launch import join_processes, leave_processes
+from ..model import load_adapter
+from . import dpg_bench, geneval, t2i_compbench
+from .benchmark import Benchmark, JudgeSpec, chosen
+from .judging import diversity_spec, judge_pictures, reward_spec
+from .pictures import Found, Make, inspect, make, strangers, sweep
+from .report import Method, markdown, summary
+
+if TYPE_CHECKING:
+    from ..evaluate import EvaluateArguments
+
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    kind.name: kind for kind in (geneval.GenEval, t2i_compbench.T2ICompBench, dpg_bench.DpgBench)
+}
+
+SETTINGS = "settings.json"
+
+OF_ADAPTER = ("adapter", "strength")
+"""Settings that say nothing of a base's pictures."""
+
+NOTES = {
+    "geneval": "Official figures are those of GenEval's own scorer (mmdet's Mask2Former): docs/evaluation.md has its "
+    "commands. What is above is not comparable with published tables.",
+    "t2i-compbench": "Official figures are those of T2I-CompBench's own scorers: docs/evaluation.md has their "
+    "commands. Spatial, 3D-spatial, numeracy and complex prompts are only judged there.",
+    "dpg-bench": "Official figures are those of DPG-Bench's own scorer (mPLUG): docs/evaluation.md has its commands. "
+    "What is above is not comparable with published tables.",
+}
+
+
+def run(args: EvaluateArguments) -> dict:
+    """Make what pictures are missing, judge what is not judged, write report.json and report.md; returns the report.
+
+    Raises:
+        ValueError: something given is wrong, or `save_dir` is of other settings; nothing has been made then.
+    """
+    device = join_processes(args.device)
+    try:
+        return _run(args, device)
+    except KeyboardInterrupt:
+        _say(f"stopped: what was made is in {args.folder}, the same command goes on")
+        raise SystemExit(130) from None
+    finally:
+        leave_processes()
+
+
+def _run(args: EvaluateArguments, device: str) -> dict:
+    args.device = device
+    folder = args.folder
+    settings = _settings(args)
+    _settled(folder / SETTINGS, settings)
+    benchmark = load_benchmark(args)
+    specs = _judges(args, benchmark)
+    for spec in specs:
+        spec.check()
+    methods = _methods(args)
+    settings["prompts_sha256"] = _prompts_sha256(args)
+    settings = _settled(folder / SETTINGS, settings)
+    processes.gather(None)
+    if processes.rank() == 0:
+        _write_json(folder / SETTINGS, settings)
+        _record_seeds(benchmark, folder)
+    told = _make_all(args, benchmark, methods)
+    scores = {}
+    folders = {method.name: folder / method.name for method in methods}
+    for spec in specs:
+        judged = judge_pictures(benchmark, folders, folder / "scores", spec)
+        for name, content in summary(benchmark, spec, judged, methods).items():
+            scores[name] = content | {"judge": spec.identity}
+        if spec.name == "geneval" and processes.rank() == 0:
+            for method, rows in judged.items():
+                _write(folder / f"{method}-results.jsonl", geneval.official_results(benchmark, folders[method], rows))
+    report = {
+        "benchmark": benchmark.name,
+        "settings": settings,
+        "adapter": args.adapter_source,
+        "prompts": len(benchmark.items),
+        "pictures": told,
+        "scores": scores,
+        "notes": [NOTES[benchmark.name]],
+    }
+    if processes.rank() == 0:
+        _write_json(folder / "report.json", report)
+        _write(folder / "report.md", markdown(report))
+        print(markdown(report))
+        print(f"{folder}/report.md and report.json hold this")
+    return report
+
+
+def load_benchmark(args: EvaluateArguments) -> Benchmark:
+    """The benchmark with the prompts that are asked for.
+
+    Raises:
+        ValueError: its prompts are not there, or wrong.
+    """
+    kind = BENCHMARKS[args.benchmark]
+    samples = args.samples or kind.samples_default
+    if kind is dpg_bench.DpgBench and (samples > 4 or (args.height or 0) != (args.width or 0)):
+        raise ValueError(
+            "DPG-Bench's own scorer cuts at most 4 square pictures out of a grid: give --samples 1 to 4, and --height "
+            "and --width alike"
+        )
+    items = _first_process_first(lambda: _read_items(args))
+    return kind(items, chosen(items, args.category_names, args.limit), samples, args.seed)
+
+
+def _read_items(args: EvaluateArguments) -> list:
+    downloads = args.folder / "prompts"
+    if args.benchmark == "geneval":
+        return geneval.read_items(args.prompts_dir, downloads)
+    if args.benchmark == "t2i-compbench":
+        return t2i_compbench.read_items(args.prompts_dir, downloads, args.category_names)
+    return dpg_bench.read_items(args.prompts_dir, downloads)
+
+
+def _first_process_first(work: Callable[[], list]) -> list:
+    """What `work` returns; the first process has done it before the others begin, who find what it left."""
+    if processes.rank() == 0:
+        result = work()
+        processes.gather(None)
+        return result
+    processes.gather(None)
+    return work()
+
+
+def _methods(args: EvaluateArguments) -> list[Method]:
+    """Base and adapter, at every number of steps."""
+    methods = []
+    for steps in args.step_counts:
+        methods.append(Method(f"base-{steps}", steps))
+        if source := args.adapter_source:
+            kind = "finetuned" if read_adapter(source)[1].kind == "finetune" else "hypernoise"
+            methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
+    return methods
+
+
+def _judges(args: EvaluateArguments, benchmark: Benchmark) -> list[JudgeSpec]:
+    specs = benchmark.judges(args) if args.score else []
+    if args.rewards:
+        settings = {"folder": args.rewards_folder, "dtype": args.rewards_dtype, "device": args.device}
+        specs.append(reward_spec(args.rewards, settings, lambda: args.make_rewards(args.rewards).to(args.device)))
+    if benchmark.samples > 1:
+        specs += [diversity_spec(name, args.dino, args.device) for name in args.diversity_names]
+    return specs
+
+
+def _make_all(args: EvaluateArguments, benchmark: Benchmark, methods: list[Method]) -> dict[str, str]:
+    """Make each method's missing pictures, each process a share; what was made, in words, by method."""
+    jobs = []
+    for method in methods:
+        found = _look(args.folder / method.name, benchmark)
+        jobs += [(item, method, files) for item, files in found.todo]
+    jobs.sort(key=lambda job: job[0].index)  # methods side by side: a prompt is encoded once, pairs are whole
+    makers, made = _Makers(args), {method.name: 0 for method in methods}
+    for item, method, files in tqdm(jobs, desc="pictures", disable=processes.rank() > 0 or not jobs):
+        made[method.name] += make(benchmark, args.folder / method.name, item, files, makers.of(method))
+    count = sum(len(benchmark.files(item)) for item in benchmark.items)
+    everyone = processes.gather(made)
+    return {
+        name: f"{count} files of {len(benchmark.items)} prompts, {sum(own[name] for own in everyone)} pictures made in "
+        "this run"
+        for name in made
+    }
+
+
+def _look(folder: Path, benchmark: Benchmark) -> Found:
+    """Tell what of a method's pictures is there; returns what is wrong with this process's share."""
+    if processes.rank() == 0 and folder.is_dir():
+        sweep(folder)
+    processes.gather(None)
+    found = inspect(benchmark, folder, benchmark.items[processes.rank() :: processes.count()])
+    for rank, text in enumerate(told := processes.gather(str(found))):
+        _say(f"{folder.name}: {text}" + (f" (share {rank + 1} of {len(told)})" if len(told) > 1 else ""))
+    if odd := strangers(benchmark, folder):
+        _say(
+            f"{folder.name}: {len(odd)} files do not belong among the pictures, such as {odd[0]}: move them away, the "
+            "official scorer may read them"
+        )
+    return found
+
+
+class _Makers:
+    """Methods as functions from a prompt and seeds to pictures; models are loaded when the first is asked for."""
+
+    def __init__(self, args: EvaluateArguments):
+        self._args, self._generator, self._adapter = args, None, None
+        self._encoded: tuple[str, TensorBatch | None] = ("", None)
+
+    def of(self, method: Method) -> Make:
+        args = self._args
+        if self._generator is None:
+            self._generator = args.load_generator(args.device)
+            self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
+        if method.pair and self._adapter is None:
+            self._adapter = load_adapter(self._generator, args.adapter_source)
+        generator, adapter = self._generator, self._adapter if method.pair else None
+
+        def make(item, seeds) -> Tensor:
+            if self._encoded[1] is None or self._encoded[0] != item.prompt:
+                self._encoded = (item.prompt, generator.encode([item.prompt]))
+            size = (args.height, args.width)
+            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.strength)
+
+        return make
+
+
+def _settings(args: EvaluateArguments) -> dict:
+    """What decides the pictures; another value needs another folder."""
+    adapter = args.adapter_source
+    if adapter and Path(adapter).is_file():
+        adapter = f"sha256 {_sha256(Path(adapter))}"
+    samples = args.samples or BENCHMARKS[args.benchmark].samples_default
+    names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width")
+    strength = args.strength if adapter else None
+    own = {name: getattr(args, name) for name in names}
+    return own | {"samples": samples, "adapter": adapter, "strength": strength}
+
+
+def _prompts_sha256(args: EvaluateArguments) -> str | None:
+    """Of all the benchmark's prompts, whichever are chosen; T2I-CompBench reads those of its categories only, and names
+    pictures after their prompts anyway."""
+    if args.benchmark == "t2i-compbench":
+        return None
+    content = json.dumps([[item.key, item.prompt] for item in _read_items(args)])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _settled(path: Path, settings: dict) -> dict:
+    """The settings that hold in a folder from now on. An adapter may join the pictures of a base, and be left out.
+
+    Raises:
+        ValueError: what is there was made with others.
+    """
+    if not path.is_file():
+        if path.parent.is_dir() and any(p.name != "prompts" for p in path.parent.iterdir()):
+            raise ValueError(f"save_dir {path.parent} is not empty and holds no evaluation: give a new folder")
+        return settings
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give another --save_dir") from error
+    joined = dict(settings)
+    for name, value in settings.items():
+        if name in OF_ADAPTER and None in (value, before.get(name)):
+            joined[name] = before.get(name) if value is None else value
+        elif name in before and before[name] != value:
+            raise ValueError(
+                f"save_dir {path.parent} holds pictures with {name} {before[name]!r}, and it is now {value!r}: give "
+                "another --save_dir"
+            )
+    return joined
+
+
+def _record_seeds(benchmark: Benchmark, folder: Path) -> None:
+    """`seeds.jsonl`: every picture's prompt and seeds, for whoever has not the PNG texts at hand."""
+    lines = [
+        json.dumps({"file": file.path, "prompt": item.prompt, "seeds": list(file.seeds)})
+        for item in benchmark.items
+        for file in benchmark.files(item)
+    ]
+    _write(folder / "seeds.jsonl", "\n".join(lines) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def _write_json(path: Path, content: dict) -> None:
+    _write(path, json.dumps(content, indent=1))
+
+
+def _say(line: str) -> None:
+    if processes.rank() == 0:
+        print(line)
