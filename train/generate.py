@@ -3,13 +3,14 @@
 python -m train.generate --prompt "a photo of two crosses" --n 8
 python -m train.generate --adapter outputs/demo/hypernoise.safetensors --prompts prompts.txt --steps 2
 python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded     # the best of 16 noises
+python -m train.generate --prompt "a red cross" --best_of 4 --n 1 --reno 10    # and then 10 iterations of ReNO on it
 python -m train.generate --model sana --adapter mine.safetensors --prompt "a red cat" --device cuda --dtype bfloat16
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
-from hypernoise_core.search import ranking
+from hypernoise_core.search import ranking, reno_path
 
 from .cli import parse, run_command
 from .model import ModelArguments
@@ -55,10 +56,16 @@ class GenerateArguments(ModelArguments, RewardArguments):
     n: int = 4
     """Pictures per prompt."""
     best_of: int | None = None
-    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter."""
+    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter, which then
+    moves every candidate's noise."""
+    reno: int | None = None
+    """Iterations of ReNO on the noise of each picture that is kept (its paper takes 50), from where the adapter has
+    moved it: each costs a generation and its backward pass. Best first."""
+    reno_lr: float = 5.0
+    """Of --reno."""
     reward: str | None = None
-    """What --best_of goes by, with weights as in python -m train --rewards; embedded for the embedded model. Every
-    picture's scores go into scores.json."""
+    """What --best_of and --reno go by, with weights as in python -m train --rewards; embedded for the embedded model.
+    Every picture's scores go into scores.json."""
     height: int | None = None
     """In pixels; the model's own when not given."""
     width: int | None = None
@@ -82,6 +89,15 @@ class GenerateArguments(ModelArguments, RewardArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"best_of is {self.best_of}; it must be at least n, {self.n}, of which the best are kept")
+        if self.reno is not None and self.reno < 1:
+            raise ValueError(f"reno is {self.reno}; it must be at least 1 iteration: leave it out for none")
+        if not self.reno_lr > 0:
+            raise ValueError(f"reno_lr is {self.reno_lr}; it must be above 0, 5 in ReNO's paper")
+
+    @property
+    def searches(self) -> bool:
+        """Whether pictures are chosen or moved by a reward."""
+        return bool(self.best_of or self.reno)
 
     def load_reward(self) -> RewardEnsemble | None:
         """What pictures are ranked by, if they are.
@@ -89,18 +105,20 @@ class GenerateArguments(ModelArguments, RewardArguments):
         Raises:
             ValueError: as `make_rewards`, or there is nothing to rank by.
         """
-        names = self.reward or ("embedded" if self.best_of and self.model == "embedded" else None)
-        if self.best_of and not names:
-            raise ValueError("best_of has nothing to go by: pass --reward NAME[=WEIGHT],…")
+        names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
+        if self.searches and not names:
+            search = "best_of" if self.best_of else "reno"
+            raise ValueError(f"{search} has nothing to go by: pass --reward NAME[=WEIGHT],…")
         return self.make_rewards(names).to(self.device) if names else None
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pictures of one prompt, [N, 3, H, W] on the CPU, their seeds and, where there is a reward, their scores by name,
-    [N] each; best first then."""
+    """Pictures of one prompt, [N, 3, H, W], with seeds, starting noise [N, C, h, w] and, where there is a reward,
+    scores by name, [N] each; all on the CPU. Best first where they are searched among."""
 
     seeds: list[int]
+    starts: Tensor
     images: Tensor
     scores: dict[str, Tensor]
 
@@ -110,6 +128,11 @@ class Candidates:
             {"seed": seed} | {name: own[i].item() for name, own in self.scores.items()}
             for i, seed in enumerate(self.seeds)
         ]
+
+    def at(self, index: Tensor) -> "Candidates":
+        """Those, in that order."""
+        scores = {name: own[index] for name, own in self.scores.items()}
+        return Candidates([self.seeds[i] for i in index.tolist()], self.starts[index], self.images[index], scores)
 
 
 @torch.no_grad()
@@ -121,24 +144,46 @@ def make_candidates(
     prompt: str,
     reward: RewardEnsemble | None,
 ) -> Candidates:
-    """Pictures of one prompt from consecutive seeds, ranked by `reward`."""
+    """Pictures of one prompt from consecutive seeds, their noise moved by `adapter`; with `best_of` ranked by `reward`.
+
+    One after the other, and not by `best_of_n`, since all of them are told about in scores.json.
+    """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
-    pictures = []
+    starts, pictures = [], []
     for seed in seeds:
         x0 = generator.noise(1, args.height, args.width, seed)
-        if adapter:
-            made = adapter.generate(x0, conditioning, args.steps, seed, args.strength)
-        else:
-            made = generator.generate(x0, conditioning, args.steps, seed)
-        pictures.append(made.float().cpu())
-    images = torch.cat(pictures)
+        start = adapter.modulate(x0, conditioning, args.strength) if adapter else x0
+        pictures.append(generator.generate(start, conditioning, args.steps, seed).float().cpu())
+        starts.append(start.cpu())
+    made = Candidates(seeds, torch.cat(starts), torch.cat(pictures), {})
     if reward is None:
-        return Candidates(seeds, images, {})
+        return made
+    made = replace(made, scores=score_images(reward, made.images.movedim(1, -1), prompt, args.device))
+    return made.at(ranking(made.scores[reward.name])) if args.best_of else made
+
+
+def optimized(
+    args: GenerateArguments,
+    generator: Generator,
+    made: Candidates,
+    conditioning: TensorBatch,
+    prompt: str,
+    reward: RewardEnsemble,
+) -> Candidates:
+    """Those, each at the end of its ReNO, best first; their scores before are under `before_reno`."""
+    starts, pictures = [], []
+    for seed, start in zip(made.seeds, made.starts, strict=True):
+        text = reward.encode_text([prompt])
+        x0, lr = start[None].to(generator.device), args.reno_lr
+        path = reno_path(generator, reward, x0, conditioning, text, args.reno, lr=lr, steps=args.steps, seed=seed)
+        for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
+            found = best
+        starts.append(found.x0.cpu())
+        pictures.append(found.images.float().cpu())
+    images = torch.cat(pictures)
     scores = score_images(reward, images.movedim(1, -1), prompt, args.device)
-    order = ranking(scores[reward.name]) if args.best_of else torch.arange(len(images))
-    return Candidates(
-        [seeds[i] for i in order.tolist()], images[order], {name: own[order] for name, own in scores.items()}
-    )
+    scores["before_reno"] = made.scores[reward.name]
+    return Candidates(made.seeds, torch.cat(starts), images, scores).at(ranking(scores[reward.name]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -165,11 +210,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         conditioning = generator.encode([prompt])
         for name, adapter in adapters.items():
             made = make_candidates(args, generator, adapter, conditioning, prompt, reward)
-            for seed, image in zip(made.seeds[: args.n], to_images(made.images[: args.n]), strict=True):
+            order = torch.arange(len(made.seeds))
+            kept, others = made.at(order[: args.n]), made.at(order[args.n :])
+            if args.reno:
+                kept = optimized(args, generator, kept, conditioning, prompt, reward)
+            for seed, image in zip(kept.seeds, to_images(kept.images), strict=True):
                 with replacing(folder / name / f"{index:04d}-{seed}.png") as temporary:
                     image.save(temporary, "PNG")
                 shown[name].append(image)
-            scores.setdefault(f"{index:04d}", {})[name] = made.rows()
+            scores.setdefault(f"{index:04d}", {})[name] = kept.rows() + others.rows()
     _write_summary(folder, prompts, args.n, shown, scores if reward else None)
 
 
