@@ -35,7 +35,6 @@ class Found:
     index: Tensor
 
 
-@torch.no_grad()
 def best_of_n(
     generator: Generator,
     reward: Reward,
@@ -46,7 +45,7 @@ def best_of_n(
     start: Start | None = None,
     seed: int = 0,
 ) -> Found:
-    """Generate from each of `n` noises per prompt and keep the best.
+    """Generate from each of `n` noises per prompt and keep the best: the end of `best_of_path`.
 
     Args:
         x0: [n, B, C, h, w].
@@ -57,14 +56,30 @@ def best_of_n(
     Raises:
         ValueError: there is no noise to choose from.
     """
+    *_, best = best_of_path(generator, reward, x0, conditioning, text, steps, start, seed)
+    return best
+
+
+def best_of_path(
+    generator: Generator,
+    reward: Reward,
+    x0: Tensor,
+    conditioning: TensorBatch,
+    text: TensorBatch,
+    steps: int = 1,
+    start: Start | None = None,
+    seed: int = 0,
+) -> Iterator[Found]:
+    """Best-of-N, candidate by candidate: the best of the first 1, 2, ... n. Arguments and errors as of `best_of_n`."""
     if not len(x0):
         raise ValueError("x0 holds no noise: best_of_n needs at least one to choose from")
     best: Found | None = None
     for index, noise in enumerate(x0):
-        noise = _started(start, noise, conditioning)
-        images = generator.generate(noise, conditioning, steps, seed)
-        best = _better(best, _found(noise, images, reward.score(images, text), index))
-    return best
+        with torch.no_grad():
+            noise = _started(start, noise, conditioning)
+            images = generator.generate(noise, conditioning, steps, seed)
+            best = _better(best, _found(noise, images, reward.score(images, text), index))
+        yield best
 
 
 def ranking(scores: Tensor) -> Tensor:
