@@ -39,7 +39,8 @@ class BenchmarkArguments:
     fresh: bool = False
     """Run rows again that are there already."""
     rewriter: str = BY_RULES
-    """Who proposes wordings in the prompt search: rules, or your own module:function (benchmarks/paper/rewriting.py)."""
+    """Who proposes wordings in the prompt search: rules, or your own module:function, as benchmarks/paper/rewriting.py
+    describes it."""
     save_dir: str | None = None
     """Folder for the rows and plots; benchmarks/results, and outputs/benchmark at another scale than 1."""
     page: str | None = None

@@ -16,9 +16,9 @@ from .results import Results
 NOT_RUN = """\
 Nothing on this page was run on SD-Turbo, SANA-Sprint or FLUX.1-schnell: the paper's figures (in italics) are of those
 models under GenEval, ours are of the embedded generator under its exact detector, which follows GenEval's rules. They
-share a table so that shapes can be compared, not values. T2I-CompBench, DPG-Bench, LPIPS and DINOv2 are for real models:
-`python -m train.evaluate`. The paper's prompt search asks an LLM; ours rewrites by rules. Its ranks reach 128, ours stop
-at 64: the embedded denoiser is 128 wide."""
+share a table so that shapes can be compared, not values. T2I-CompBench, DPG-Bench, LPIPS and DINOv2 are for real
+models. The paper's prompt search asks an LLM; ours rewrites by rules. Its ranks reach 128, ours stop at 64: the
+embedded denoiser is 128 wide. Costly searches and ablations are on fewer pictures or budgets, as their tables say."""
 
 
 def write_page(path: Path, folder: Path, results: Results, scale: float, seed: int) -> None:
@@ -37,10 +37,11 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "## Bars\n\nWhat this project set out to reach, with what was measured.",
         tables.bars_table(results),
         "## Every method at one step (paper, table 1)",
-        "NFE counts denoiser calls for one kept picture, the hypernetwork's included; ReNO's backward passes come on top. "
-        "Time is seconds a picture over the base's, measured side by side in one process (medians of rounds); Best-of-N, "
-        "ReNO and prompt search pay for the reward as well. Intervals are 95 %, paired on prompts and seeds, bootstrapped "
-        "within categories. `strict` is the detector without extra things or smears.",
+        "NFE counts denoiser calls for one kept picture, the hypernetwork's included; ReNO's backward passes "
+        "come on top. Time is seconds a picture over the base's, measured side by side in one process (medians "
+        "of rounds); Best-of-N, ReNO and prompt search pay for the reward as well. Intervals are 95 %, paired on "
+        "prompts and seeds, bootstrapped within categories. `strict` is the detector without extra things or "
+        "smears.",
         tables.methods_table(results),
         picture("frontier"),
         "Detector score against time: the upper left is where one wants to be. Labels are steps, N and iterations.",
@@ -53,31 +54,33 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         tables.steps_table(results),
         picture("steps"),
         "## Diversity (paper, table 7)",
-        "Between pictures of one prompt at different seeds; in brackets over the base's. `pixels`: root-mean-square "
-        "difference of 16x16 thumbnails. `features`: 1 - cosine in the reward's picture encoder. `layout`: 1 - overlap "
-        "over union of what the detector finds, by shape, colour and cell of a 4x4 grid. The paper's are LPIPS and DINOv2.",
+        "Between pictures of one prompt at different seeds; in brackets over the base's. `pixels`: "
+        "root-mean-square difference of 16x16 thumbnails. `features`: 1 - cosine in the reward's picture "
+        "encoder. `layout`: 1 - overlap over union of what the detector finds, by shape, colour and cell of a "
+        "4x4 grid. The paper's are LPIPS and DINOv2.",
         tables.diversity_table(results),
         "## Redness (paper, figure 4)",
-        "Both were trained on redness alone by the same recipe. Fine-tuning is shown along its training, the noise "
-        "hypernetwork at several strengths of its last state.",
+        "Both were trained on redness alone by the same recipe. Fine-tuning is shown along its training, the "
+        "noise hypernetwork at several strengths of its last state.",
         tables.redness_table(results),
         picture("redness"),
         "## LoRA rank (paper, tables 9 and 10)",
-        f"Each trained with {ABLATION_SHARE:.0%} of the recipe's steps and warm start, one seed; they compare with one "
-        "another, not with the rows above.",
+        f"Each trained with {ABLATION_SHARE:.0%} of the recipe's steps and warm start, one seed; they compare "
+        "with one another, not with the rows above.",
         tables.rank_table(results),
         "## Temperature α",
         "The clip on reward gradients moves along with 1 / α. Same budget as for the ranks.",
         tables.temperature_table(results),
         picture("ablations"),
         "## KL and Lipschitz constant over training (paper, theorem 1)",
-        "On the whole Jacobian of f at a few noises (D = 1024): the exact KL is ½‖Δ‖² + tr J - log|det(I + J)|. `folds` "
-        "counts noises at which det(I + J) < 0: there x + f(x) is no one-to-one map, and the formula no KL any more.",
+        "On the whole Jacobian of f at a few noises (D = 1024): the exact KL is ½‖Δ‖² + tr J - log|det(I + J)|. "
+        "`folds` counts noises at which det(I + J) < 0: there x + f(x) is no one-to-one map, and the formula no "
+        "KL any more.",
         tables.kl_table(results),
         picture("kl"),
         "### Noise statistics",
-        "Unit Gaussian noise has mean 0, std, norm and 1, kurtosis 3 and no correlation between neighbours. Channel and cell "
-        "means are over all pictures: a shift that does not depend on the prompt shows there.",
+        "Unit Gaussian noise has mean 0, std, norm and 1, kurtosis 3 and no correlation between neighbours. "
+        "Channel and cell means are over all pictures: a shift that does not depend on the prompt shows there.",
         tables.noise_table(results),
         "## An adapter on a changed generator",
         _transfer_words(results),
@@ -85,8 +88,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "## Several objectives, and a reward that is hard to climb",
         f"The preference reward with redness of weight {REDNESS_IN_ENSEMBLE:g} beside it:",
         tables.objectives_table(results),
-        f"The hard reward is a softened step on the number of coloured pixels, near 0 on {HARD_QUANTILE:.0%} of the base's "
-        "pictures and flat nearly everywhere:",
+        f"The hard reward is a softened step on the number of coloured pixels, near 0 on {HARD_QUANTILE:.0%} of "
+        "the base's pictures and flat nearly everywhere:",
         tables.hard_table(results),
         "## Training",
         picture("training"),
@@ -106,12 +109,12 @@ def _preamble(results: Results, scale: float, seed: int) -> str:
     pictures = f"{n[0]['n']} pictures a row unless it says otherwise. " if n else ""
     warning = "" if scale == 1 else f"**A quick look at {scale:g} of the full scale: numbers say little.** "
     return (
-        f"{warning}Written by `{command}`, figures and all; every row is a JSON file beside the plots. {pictures}"
-        f"Held-out prompts, seeds that were never trained on, the same ones for every method. Training seeds {seed} to "
-        f"{seed + 2}; three seeds are averaged where a row says HyperNoise and no search follows, else the first is used. "
-        f"Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten seeds. Fine-tuning has "
-        f"{FINETUNE_SHARE:g} times HyperNoise's steps. torch {torch.__version__.split('+')[0]}, one CPU thread a process, "
-        f"{platform.machine()}."
+        f"{warning}Written by `{command}`, figures and all; every row is a JSON file beside the plots. "
+        f"{pictures}Held-out prompts, seeds that were never trained on, the same ones for every method. Training "
+        f"seeds {seed} to {seed + 2}; three seeds are averaged where a row says HyperNoise and no search follows, "
+        f"else the first is used. Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten "
+        f"seeds. Fine-tuning has {FINETUNE_SHARE:g} times HyperNoise's steps. torch "
+        f"{torch.__version__.split('+')[0]}, one CPU thread a process, {platform.machine()}."
     )
 
 
@@ -120,9 +123,10 @@ def _transfer_words(results: Results) -> str:
     if not (row and noise):
         return ""
     return (
-        f"There is no second generator at hand. *Trained further*: {row['steps']} steps of AdamW (lr {row['lr']:g}, "
-        f"batch {row['batch']}) on all weights of the denoiser towards the four-step latents of the shipped one. *Moved by "
-        f"noise*: {noise['noise']:.0%} of each tensor's standard deviation. The adapter was trained for neither."
+        f"There is no second generator at hand. *Trained further*: {row['steps']} steps of AdamW (lr "
+        f"{row['lr']:g}, batch {row['batch']}) on all weights of the denoiser towards the four-step latents of "
+        f"the shipped one. *Moved by noise*: {noise['noise']:.0%} of each tensor's standard deviation. The "
+        "adapter was trained for neither."
     )
 
 

@@ -38,6 +38,7 @@ FINETUNE = (
     "--ema_decay=null",
 )
 FINETUNE_SHARE = 1.5
+SMALL_SCALE, SMALL_BATCH = 0.02, 2
 REDNESS_IN_ENSEMBLE = 25.0
 HARD_QUANTILE = 0.8
 """Share of the base's pictures that the hard reward leaves near 0."""
@@ -81,7 +82,8 @@ class Sizes:
         return {"n": self.n, "per": self.per(wanted)}
 
     def few(self, count: int) -> int:
-        return max(2, round(count * min(1.0, self.scale * 4)))
+        """`count` from a quarter of the full scale on, fewer below."""
+        return max(1, round(count * min(1.0, 4 * self.scale)))
 
 
 def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Row]:
@@ -101,20 +103,19 @@ def hypernoise(seed: int) -> str:
     return f"hypernoise-{seed}"
 
 
+def by_recipe(scale: float, seed: int, recipe: str = "embedded", share: float = 1.0, **settings) -> dict:
+    """A training row's settings. Far below the full scale batches are small too: what a run costs at least is its warm
+    start's line search."""
+    small = {"batch_size": SMALL_BATCH} if scale < SMALL_SCALE else {}
+    return {"recipe": recipe, "seed": seed, "share": scale * share, **small, **settings}
+
+
 def training_rows(scale: float, seed: int) -> list[Row]:
     rows = []
     for own in SEEDS:
-        settings = {"recipe": "embedded", "seed": seed + own, "share": scale}
-        if own == 0:
-            settings |= {"snapshots": 3, "diagnostics_every": 10}
-        rows.append(Row(hypernoise(own), "trained", settings, seconds=200))
-    finetune = {
-        "recipe": "embedded",
-        "arguments": list(FINETUNE),
-        "seed": seed,
-        "share": scale * FINETUNE_SHARE,
-        "snapshots": 24,
-    }
+        watched = {"snapshots": 3, "diagnostics_every": 10} if own == SEEDS[0] else {}
+        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=200))
+    finetune = by_recipe(scale, seed, share=FINETUNE_SHARE, arguments=list(FINETUNE), snapshots=24)
     rows.append(Row("finetune", "trained", finetune, seconds=120))
     matched = {"of": "finetune", "reference": hypernoise(0), "probe": max(30, round(240 * min(scale, 1)))}
     rows.append(Row("finetune-matched", "stopped", matched, needs=("finetune", hypernoise(0)), seconds=20))
@@ -203,7 +204,7 @@ def ablation_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
 def further_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     """Redness, the KL, changed generators, other rewards."""
     f = hypernoise(0)
-    redness = {"recipe": "embedded-redness", "seed": seed, "share": scale}
+    redness = by_recipe(scale, seed, "embedded-redness")
     hard = {"pixel_step": HARD_QUANTILE}
     hard_specs = {
         "hard-base": Spec(),

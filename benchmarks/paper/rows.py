@@ -1,4 +1,4 @@
-"""What each kind of row does: a function of the world, the row's settings and what the rows that it needs have found."""
+"""What each kind of row does, from its settings and what the rows that it needs have found."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -92,7 +92,7 @@ def generator_changed(world: World, name: str, settings: dict, results: Results)
 
 def transferred(world: World, name: str, settings: dict, results: Results) -> dict:
     """A changed generator by itself, and with an adapter that was trained for the shipped one."""
-    todo, per, generator = chosen_cases(settings["n"], settings["per"]), settings["per"], None
+    todo, per = chosen_cases(settings["n"], settings["per"]), settings["per"]
     generator = load_changed(world, settings["generator"])
     records = {}
     for key, spec in (("alone", Spec()), ("adapter", Spec(adapter=settings["adapter"]))):

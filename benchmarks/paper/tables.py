@@ -232,12 +232,12 @@ def redness_table(results: Results) -> str:
     row = results.found.get("redness")
     if not row:
         return ""
-    rows = [
-        [f"{'base' if key == 'base' else ('fine-tuned, ' if key in row['finetuned'] else 'HyperNoise, ') + key}"]
-        + [number(record["redness"]), number(record["detector"]), number(record["reward"], 2)]
-        + [number(record["diversity"]["pixels"]), number(record["kl"], 2)]
-        for key, record in row["curve"].items()
-    ]
+    rows = []
+    for key, record in row["curve"].items():
+        method = "fine-tuned, " if key in row["finetuned"] else "HyperNoise, " if key != "base" else ""
+        cells = [number(record[name]) for name in ("redness", "detector")]
+        cells += [number(record["reward"], 2), number(record["diversity"]["pixels"]), number(record["kl"], 2)]
+        rows.append([method + key, *cells])
     return table(["", "redness", "detector", "preference reward", "diversity", "KL"], rows)
 
 

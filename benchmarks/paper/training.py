@@ -25,9 +25,9 @@ from .world import PROBE_SEED, World, probe_cases
 def train(world: World, name: str, settings: Mapping) -> dict:
     """Train an adapter and keep it as `name`, and as `name@step` at each snapshot.
 
-    Settings: `recipe`; `arguments` of `python -m train` over it; `seed`; `share` of the recipe's steps and warm start;
-    `snapshots`, how many besides the first step's; `reward` (`rewards.make_reward`) instead of the recipe's;
-    `temperature_factor` on the recipe's.
+    Settings: `recipe`; `batch_size` instead of its own; `arguments` of `python -m train` over it; `seed`; `share` of
+    the recipe's steps and warm start; `snapshots`, how many besides the first step's; `reward`
+    (`rewards.make_reward`) instead of the recipe's; `temperature_factor` on the recipe's.
     """
     trainer = make_trainer(world, settings)
     steps = trainer.config.max_steps
@@ -69,6 +69,7 @@ def make_trainer(world: World, settings: Mapping) -> Trainer:
     config = replace(
         config,
         max_steps=max(2, round(share * config.max_steps)),
+        batch_size=settings.get("batch_size", config.batch_size),
         warm_start_pictures=math.ceil(share * config.warm_start_pictures),
         warmup_steps=round(min(share, 1) * config.warmup_steps),
         diagnostics_every=settings.get("diagnostics_every", 0) and max(1, round(share * settings["diagnostics_every"])),
