@@ -151,8 +151,8 @@ def reno_path(
             return
         with torch.enable_grad():
             norm = noise.flatten(1).norm(dim=1)
-            loss = regularization * (0.5 * norm**2 - (dim - 1) * norm.log()) - scores
-        (gradient,) = torch.autograd.grad(loss.sum(), noise)
+            loss = (regularization * (0.5 * norm**2 - (dim - 1) * norm.log()) - scores).sum()
+        (gradient,) = torch.autograd.grad(loss, noise)
         norms = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         noise.grad = gradient * (grad_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
         optimizer.step()

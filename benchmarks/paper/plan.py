@@ -21,7 +21,7 @@ SEEDS = (0, 1, 2)
 STEPS = (1, 2, 4, 8, 16, 32)
 FEW_STEPS = (1, 2, 4)
 """What every training seed and the fine-tuned generators are measured at."""
-ABLATION_SHARE = 0.3
+ABLATION_SHARE = 0.2
 """Of the recipe's steps and warm start, in every run of an ablation: they compare with one another."""
 RANKS = (8, 16, 32, 64)
 MAIN_RANK = 32
@@ -192,11 +192,11 @@ def ablation_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     """LoRA rank and temperature; rank 32 at the recipe's temperature belongs to both."""
     rows = []
     for rank in RANKS:
-        rows.append(Row(f"rank-{rank}", "trained", ablation(scale, seed, f"--lora_rank={rank}"), seconds=65))
+        rows.append(Row(f"rank-{rank}", "trained", ablation(scale, seed, f"--lora_rank={rank}"), seconds=45))
     for factor in TEMPERATURES:
         if factor != 1:
             settings = ablation(scale, seed) | {"temperature_factor": factor}
-            rows.append(Row(f"temperature-{factor:g}", "trained", settings, seconds=65))
+            rows.append(Row(f"temperature-{factor:g}", "trained", settings, seconds=45))
     rows += [measuring(f"{r.name}-measured", sizes, {r.name: Spec(adapter=r.name)}, 12, (r.name,)) for r in tuple(rows)]
     return rows
 
@@ -243,9 +243,9 @@ def further_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
             )
             for name in ("retrained", "perturbed")
         ),
-        Row("multi", "trained", ablation(scale, seed, reward=weights), seconds=65),
+        Row("multi", "trained", ablation(scale, seed, reward=weights), seconds=45),
         measuring("multi-measured", sizes, {"multi": Spec(adapter="multi")}, 12, ("multi",)),
-        Row("hard", "trained", ablation(scale, seed, "--temperature=0.02", reward=hard), seconds=65),
+        Row("hard", "trained", ablation(scale, seed, "--temperature=0.02", reward=hard), seconds=45),
         Row("hard-measured", "on_another_reward", hard_settings, ("hard",), seconds=80),
     ]
 

@@ -75,7 +75,8 @@ def frontier(figure, results: Results) -> bool:
     axis.set_xlabel("seconds a picture, times the base's at one step")
     axis.set_ylabel("detector")
     axis.grid(alpha=0.25, which="both")
-    axis.legend(fontsize=8, loc="lower right")
+    if drawn:
+        axis.legend(fontsize=8, loc="lower right")
     return drawn
 
 
@@ -107,7 +108,8 @@ def steps(figure, results: Results) -> bool:
     axis.set_xlabel("NFE")
     axis.set_ylabel("detector")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    if drawn:
+        axis.legend(fontsize=8)
     return drawn
 
 
