@@ -50,7 +50,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "### Categories",
         tables.categories_table(results),
         "## Steps (paper, tables 2 and 8)",
-        "Everything was trained at one step.",
+        "Everything was trained at one step. Scores of fewer pictures are not on the same cases as those above them; "
+        "the differences are.",
         tables.steps_table(results),
         picture("steps"),
         "## Diversity (paper, table 7)",

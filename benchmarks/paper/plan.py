@@ -21,6 +21,8 @@ SEEDS = (0, 1, 2)
 STEPS = (1, 2, 4, 8, 16, 32)
 FEW_STEPS = (1, 2, 4)
 """What every training seed and the fine-tuned generators are measured at."""
+MANY_STEPS = 16
+"""From here on a row is costly."""
 ABLATION_SHARE = 0.2
 """Of the recipe's steps and warm start, in every run of an ablation: they compare with one another."""
 RANKS = (8, 16, 32, 64)
@@ -28,12 +30,12 @@ MAIN_RANK = 32
 TEMPERATURES = (4.0, 2.0, 1.0, 0.5, 0.25)
 """Times the recipe's."""
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-PER_RENO, PER_BEST_OF_50 = 3, 4
+PER_RENO, PER_BEST_OF_50, PER_MANY_STEPS = 3, 4, 5
 """Pictures of each prompt in the costly rows, of 10."""
 FINETUNE = (
     "--train_type=finetune",
     "--warm_start_pictures=0",
-    "--lr=1e-3",
+    "--lr=5e-4",
     "--reward_grad_clip=null",
     "--ema_decay=null",
 )
@@ -123,8 +125,9 @@ def training_rows(scale: float, seed: int) -> list[Row]:
 
 
 def measuring(name: str, sizes: Sizes, specs: dict[str, Spec], seconds: float, needs: tuple[str, ...] = ()) -> Row:
+    per = PER_MANY_STEPS if any(spec.steps >= MANY_STEPS for spec in specs.values()) else PER_PROMPT
     specs = {key: spec_settings(spec) for key, spec in specs.items()}
-    return Row(name, "measured", {"specs": specs, **sizes.cases()}, needs, seconds)
+    return Row(name, "measured", {"specs": specs, **sizes.cases(per)}, needs, seconds * per / PER_PROMPT)
 
 
 def technique_rows(sizes: Sizes) -> list[Row]:
@@ -137,7 +140,7 @@ def technique_rows(sizes: Sizes) -> list[Row]:
             rows.append(measuring(f"{name}-steps", sizes, {name: spec}, 10 + 3.5 * s, (hypernoise(own),)))
     for name in ("finetune", "finetune-matched"):
         specs = {f"{name}-{s}": Spec(adapter=name, steps=s) for s in FEW_STEPS}
-        rows.append(measuring(f"{name}-steps", sizes, specs, 60, (name,)))
+        rows.append(measuring(f"{name}-steps", sizes, specs, 40, (name,)))
     return rows
 
 

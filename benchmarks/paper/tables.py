@@ -115,14 +115,20 @@ def gains_table(results: Results) -> str:
 
 def steps_table(results: Results) -> str:
     """Tables 2 and 8."""
-    head = ["steps", "base", "HyperNoise", "difference", "fine-tuned", "stopped early"]
+    head = ["steps", "n", "base", "HyperNoise", "difference", "fine-tuned", "stopped early"]
     head += [f"*paper: {name}*" for name in paper.STEPS]
     rows = []
     for steps in STEPS:
         difference = results.difference(f"hypernoise-{steps}", f"base-{steps}")
         own = [f"{name}-{steps}" for name in ("base", "hypernoise")]
         tuned = [f"{name}-{steps}" for name in ("finetune", "finetune-matched")]
-        cells = [str(steps), *(_scored(results, name) for name in own), str(difference) if difference else GAP]
+        n = results.named(own[0])[0]["n"] if results.named(own[0]) else None
+        cells = [
+            str(steps),
+            count(n),
+            *(_scored(results, name) for name in own),
+            str(difference) if difference else GAP,
+        ]
         cells += [_scored(results, name) if steps in FEW_STEPS else GAP for name in tuned]
         theirs = [values.get(steps) for values in paper.STEPS.values()]
         rows.append([*cells, *(GAP if value is None else f"*{value:.2f}*" for value in theirs)])
