@@ -121,13 +121,14 @@ def test_a_row_that_fails_is_told_and_the_others_stay(toys, tmp_path, monkeypatc
 
 def test_two_workers_on_the_embedded_generator_give_what_one_gives(tmp_path):
     """In processes of their own, as `make benchmark` runs them."""
-    line = ["--scale=0.005", "--only=base-1-steps,base-2-steps"]
-    command = [sys.executable, "-m", "benchmarks.paper", *line, f"--save_dir={tmp_path / 'two'}"]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-    one = run(tmp_path / "one", *line)
-    two = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "two").glob("*.json")}
-    assert untimed(one) == untimed(two)
-    assert one["base-2-steps"]["records"]["base-2"]["nfe"] == 2
+    found = []
+    for workers in ("1", "2"):
+        line = ["--scale=0.005", "--only=base-1-steps,base-2-steps", "--workers", workers]
+        command = [sys.executable, "-m", "benchmarks.paper", *line, f"--save_dir={tmp_path / workers}"]
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        found.append({p.stem: json.loads(p.read_text()) for p in (tmp_path / workers).glob("*.json")})
+    assert untimed(found[0]) == untimed(found[1])
+    assert found[0]["base-2-steps"]["records"]["base-2"]["nfe"] == 2
 
 
 COSTS = {

@@ -1,4 +1,4 @@
-"""A generator and a reward of a few hundred weights with the embedded world's interfaces, for tests of what is around."""
+"""A generator and a reward of a few hundred weights with the embedded world's interfaces, to test what is around."""
 
 from zlib import crc32
 

@@ -96,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plan:
         print(listing(rows, to_run(rows, wanted, places, args.fresh), args.workers, args.scale))
         return
-    errors = run_rows(rows, wanted, places, args.workers, args.fresh, print)
+    try:
+        errors = run_rows(rows, wanted, places, args.workers, args.fresh, print)
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: rows that were finished stay, and the same command goes on from them") from None
     results = Results.read(rows, places, errors)
     write_page(args.page_file, places.results, results, args.scale, args.seed)
     print(f"{len(results.found)} of {len(rows)} rows: {args.page_file}")
