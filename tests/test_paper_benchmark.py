@@ -158,6 +158,7 @@ def test_costs_are_counted_as_they_are(toys, tmp_path, name):
         hook.remove()
     assert len(calls) == cost.nfe == nfe
     assert (cost.backward, cost.scored) == (backward, scored)
+    assert (measure(own, spec, tools, chosen_cases(60, 2), 2)["kl"] is None) == bool(spec.best_of)
 
 
 def test_a_search_is_measured_at_several_points_of_one_run(whole):

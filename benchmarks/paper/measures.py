@@ -24,8 +24,8 @@ Record = dict
 records can be compared picture by picture."""
 
 BATCH = 30
-BINS = 4
-"""A layout counts things in cells of a 4x4 grid."""
+BINS = 2
+"""Cells along each side in which a layout counts things; a finer grid makes all of the base's pictures differ."""
 
 
 def measure(
@@ -45,7 +45,8 @@ def measure_path(
     at: tuple[int, ...] = (-1,),
     also: Mapping[str, Reward] | None = None,
 ) -> list[Record]:
-    """Records of a search at some of its candidates or iterations (indices of `techniques.path`)."""
+    """Records of a search at some of its candidates or iterations (indices of `techniques.path`). Best-of-N moves no
+    noise, it takes another: its ½‖Δ‖² would say nothing, and `kl` is None."""
     collected: list[list[tuple[Batch, Made]]] = [[] for _ in at]
     costs: list[list[Cost]] = [[] for _ in at]
     for i in range(0, len(todo), BATCH):
@@ -54,7 +55,8 @@ def measure_path(
         for slot, (made, cost) in enumerate(stages):
             collected[slot].append((batch, made))
             costs[slot].append(cost)
-    return [record(world, parts, cost, per, also or {}) for parts, cost in zip(collected, costs, strict=True)]
+    records = [record(world, parts, cost, per, also or {}) for parts, cost in zip(collected, costs, strict=True)]
+    return [r | {"kl": None} for r in records] if spec.best_of else records
 
 
 def _kept(stages: Iterator, at: tuple[int, ...]) -> list:

@@ -41,7 +41,7 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "come on top. Time is seconds a picture over the base's, measured side by side in one process (medians "
         "of rounds); Best-of-N, ReNO and prompt search pay for the reward as well. Intervals are 95 %, paired on "
         "prompts and seeds, bootstrapped within categories. `strict` is the detector without extra things or "
-        "smears.",
+        "smears. KL is ½‖Δ‖² in nats, of ReNO's displacement too; Best-of-N moves no noise.",
         tables.methods_table(results),
         picture("frontier"),
         "Detector score against time: the upper left is where one wants to be. Labels are steps, N and iterations.",
@@ -57,8 +57,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "## Diversity (paper, table 7)",
         "Between pictures of one prompt at different seeds; in brackets over the base's. `pixels`: "
         "root-mean-square difference of 16x16 thumbnails. `features`: 1 - cosine in the reward's picture "
-        "encoder. `layout`: 1 - overlap over union of what the detector finds, by shape, colour and cell of a "
-        "4x4 grid. The paper's are LPIPS and DINOv2.",
+        "encoder. `layout`: 1 - overlap over union of what the detector finds, by shape, colour and quarter of "
+        "the picture. The paper's are LPIPS and DINOv2.",
         tables.diversity_table(results),
         "## Redness (paper, figure 4)",
         "Both were trained on redness alone by the same recipe. Fine-tuning is shown along its training, the "

@@ -61,7 +61,7 @@ class Results:
             for key in path:
                 record = record[key]
             values.append(record)
-        return mean(values) if values else None
+        return mean(values) if values and None not in values else None
 
     def difference(self, name: str, base: str) -> Difference | None:
         """Paired, on the cases that both have."""
