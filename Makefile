@@ -2,6 +2,7 @@
 # make test   install, lint, check the format, run the tests
 # make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
+# make benchmark   the paper's comparisons on the embedded generator: benchmarks/results, docs/results.md (ARGS=--fresh)
 # make embedded   train the embedded generator, its reward and its adapter again from nothing (hours)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PACKAGES_SITE := $(PACKAGES)/lib/python3.10/site-packages
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-host format embedded reward-packages clean
+.PHONY: demo test test-host format benchmark embedded reward-packages clean
 
 demo: $(READY)
 	$(BIN)/python -m train.demo
@@ -30,6 +31,9 @@ test-host: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks.paper $(ARGS)
 
 embedded: $(READY)
 	$(BIN)/python -m train.embedded

@@ -1,8 +1,13 @@
-"""Test-time search over starting noise, for any generator and reward: what a noise hypernetwork amortises."""
+"""Test-time search over starting noise, for any generator and reward: what a noise hypernetwork amortises.
+
+Both searches take a `start`, so that they begin where a noise hypernetwork leads: `f.modulate`, or
+`partial(f.modulate, strength=1.5)`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,33 +20,66 @@ from .rewards import Reward
 if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
 
+Start = Callable[[Tensor, TensorBatch], Tensor]
+"""Noise [B, C, h, w] and conditioning to where a search starts from, of the same shape."""
+
 
 @dataclass(frozen=True)
 class Found:
-    """The best of a search: noise [B, C, h, w], pictures [B, 3, H, W], their scores [B], all without gradients."""
+    """The best of a search: noise [B, C, h, w] that the generator started from, pictures [B, 3, H, W], their scores [B]
+    and which candidate or iteration each is, [B]; all without gradients."""
 
     x0: Tensor
     images: Tensor
     scores: Tensor
+    index: Tensor
 
 
-@torch.no_grad()
 def best_of_n(
-    generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, steps: int = 1
+    generator: Generator,
+    reward: Reward,
+    x0: Tensor,
+    conditioning: TensorBatch,
+    text: TensorBatch,
+    steps: int = 1,
+    start: Start | None = None,
+    seed: int = 0,
 ) -> Found:
-    """Generate from each of `n` noises per prompt and keep the best.
+    """Generate from each of `n` noises per prompt and keep the best: the end of `best_of_path`.
 
     Args:
-        x0: [n, B, C, h, w], modulated or not.
+        x0: [n, B, C, h, w].
         conditioning, text: of the B prompts.
+        start: what moves each noise before generation, one call more a candidate; none where not given.
+        seed: of the noise that some families add between steps.
+
+    Raises:
+        ValueError: there is no noise to choose from.
     """
-    best: Found | None = None
-    for candidate in x0:
-        images = generator.generate(candidate, conditioning, steps)
-        scores = reward.score(images, text)
-        best = Found(candidate, images, scores) if best is None else _better(best, Found(candidate, images, scores))
-    assert best is not None, "best_of_n needs at least one noise"
+    *_, best = best_of_path(generator, reward, x0, conditioning, text, steps, start, seed)
     return best
+
+
+def best_of_path(
+    generator: Generator,
+    reward: Reward,
+    x0: Tensor,
+    conditioning: TensorBatch,
+    text: TensorBatch,
+    steps: int = 1,
+    start: Start | None = None,
+    seed: int = 0,
+) -> Iterator[Found]:
+    """Best-of-N, candidate by candidate: the best of the first 1, 2, ... n. Arguments and errors as of `best_of_n`."""
+    if not len(x0):
+        raise ValueError("x0 holds no noise: best_of_n needs at least one to choose from")
+    best: Found | None = None
+    for index, noise in enumerate(x0):
+        with torch.no_grad():
+            noise = _started(start, noise, conditioning)
+            images = generator.generate(noise, conditioning, steps, seed)
+            best = _better(best, _found(noise, images, reward.score(images, text), index))
+        yield best
 
 
 def ranking(scores: Tensor) -> Tensor:
@@ -56,42 +94,88 @@ def reno(
     conditioning: TensorBatch,
     text: TensorBatch,
     iterations: int = 50,
+    **settings,
+) -> Found:
+    """Reward-based noise optimization (Eyring et al. 2024, arXiv 2406.04312): gradient ascent on each noise, best kept.
+
+    The end of `reno_path`, which takes the same `settings`.
+    """
+    *_, best = reno_path(generator, reward, x0, conditioning, text, iterations, **settings)
+    return best
+
+
+def reno_path(
+    generator: Generator,
+    reward: Reward,
+    x0: Tensor,
+    conditioning: TensorBatch,
+    text: TensorBatch,
+    iterations: int = 50,
     lr: float = 5.0,
     regularization: float = 0.01,
     grad_clip: float = 0.1,
     steps: int = 1,
-) -> Found:
-    """Reward-based noise optimization (Eyring et al. 2024, arXiv 2406.04312): gradient ascent on each noise, best kept.
+    start: Start | None = None,
+    seed: int = 0,
+) -> Iterator[Found]:
+    """ReNO, iteration by iteration: the best so far after 0, 1, ... `iterations` of them. It may be left at any time.
 
     Nesterov SGD (momentum 0.9) on −r plus `regularization` times the negative log-likelihood of the noise's norm under
     the χ distribution; gradients are clipped to `grad_clip` per sample. Defaults are the paper's. Counts one
-    generation and one backward pass an iteration; the first picture is the unoptimized one.
+    generation and one backward pass an iteration, and one generation for the last; the first picture is the
+    unoptimized one.
+
+    Args:
+        start: where the ascent begins, such as a hypernetwork's `modulate`: one call, without gradients; x0 itself
+            where not given.
+        seed: of the noise that some families add between steps, the same in every iteration.
+
+    Raises:
+        ValueError: `iterations` is below 0.
     """
-    noise = x0.detach().clone().requires_grad_()
+    if iterations < 0:
+        raise ValueError(f"iterations is {iterations}; it must be at least 0")
+    with torch.no_grad():
+        noise = _started(start, x0, conditioning).detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([noise], lr=lr, momentum=0.9, nesterov=True)
     dim = math.prod(noise.shape[1:])
     best: Found | None = None
     for iteration in range(iterations + 1):
-        with torch.enable_grad():
-            images = generator.generate(noise, conditioning, steps)
+        last = iteration == iterations
+        with torch.set_grad_enabled(not last):
+            images = generator.generate(noise, conditioning, steps, seed)
             scores = reward.score(images, text)
+        best = _better(best, _found(noise, images, scores, iteration))
+        yield best
+        if last:
+            return
+        with torch.enable_grad():
             norm = noise.flatten(1).norm(dim=1)
-            loss = regularization * (0.5 * norm**2 - (dim - 1) * norm.log()) - scores
-        found = Found(noise.detach().clone(), images.detach(), scores.detach())
-        best = found if best is None else _better(best, found)
-        if iteration == iterations:
-            break
-        (gradient,) = torch.autograd.grad(loss.sum(), noise)
+            loss = (regularization * (0.5 * norm**2 - (dim - 1) * norm.log()) - scores).sum()
+        (gradient,) = torch.autograd.grad(loss, noise)
         norms = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         noise.grad = gradient * (grad_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
         optimizer.step()
-    return best
 
 
-def _better(a: Found, b: Found) -> Found:
+def _started(start: Start | None, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+    return x0 if start is None else start(x0, conditioning)
+
+
+def _found(x0: Tensor, images: Tensor, scores: Tensor, index: int) -> Found:
+    scores = scores.detach()
+    return Found(x0.detach().clone(), images.detach(), scores, torch.full_like(scores, index, dtype=torch.long))
+
+
+def _better(a: Found | None, b: Found) -> Found:
     """Row by row, the one with the higher score; a score that is not finite never wins."""
+    if a is None:
+        return b
     take = (b.scores > a.scores) | ~a.scores.isfinite()
     rows = take.view(-1, 1, 1, 1)
     return Found(
-        torch.where(rows, b.x0, a.x0), torch.where(rows, b.images, a.images), torch.where(take, b.scores, a.scores)
+        torch.where(rows, b.x0, a.x0),
+        torch.where(rows, b.images, a.images),
+        torch.where(take, b.scores, a.scores),
+        torch.where(take, b.index, a.index),
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hypernoise_core import NoiseHypernetwork
+from hypernoise_core import NoiseHypernetwork, reno
 from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
@@ -151,6 +151,26 @@ def test_best_of_n_keeps_the_best_seeds_in_order(folder, generator, capsys):
     assert {"seed", "embedded", "redness", "ensemble"} == set(written["hypernoise"][0])
 
 
+def test_reno_goes_on_from_the_adapters_noise(folder, generator, hypernetwork):
+    """The kept pictures are those of the core's search from the modulated noise of the best seeds."""
+    hypernetwork.save(folder / "a.safetensors")
+    line = "--adapter a.safetensors --prompt crosses --best_of 3 --n 2 --reno 2 --reward redness --reno_lr 20"
+    generate.main([*line.split(), "--save_dir=out"])
+    rows = json.loads((folder / "out/scores.json").read_text())["0000"]["hypernoise"]
+    assert len(rows) == 3
+    conditioning, reward = generator.encode(["crosses"]), parse_rewards("redness")
+    text = reward.encode_text(["crosses"])
+    seed = rows[0]["seed"]
+    x0 = generator.noise(1, seed=seed)
+    found = reno(generator, reward, x0, conditioning, text, 2, lr=20, start=hypernetwork.modulate, seed=seed)
+    assert rows[0]["ensemble"] == pytest.approx(found.scores.item(), abs=1e-6)
+    assert all(row["ensemble"] >= row["before_reno"] for row in rows[:2])
+    assert rows[0]["ensemble"] >= rows[1]["ensemble"]
+    assert "before_reno" not in rows[2]
+    kept = {path.name for path in (folder / "out/hypernoise").iterdir()}
+    assert kept == {f"0000-{row['seed']}.png" for row in rows[:2]}
+
+
 def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
     hypernetwork.save(folder / "a.safetensors")
     evaluate.main(["--adapter", "a.safetensors", "--n", "60", "--steps", "1,2", "--save_dir", "out"])
@@ -210,6 +230,9 @@ WRONG = {
     "odd size": ("generate --prompt x --width 63", "63x64"),
     "fewer candidates than kept": ("generate --prompt x --best_of 2 --n 3", "best_of is 2"),
     "nothing to rank by": ("generate --prompt x --best_of 8 --model sana", "--reward"),
+    "no iterations": ("generate --prompt x --reno 0", "reno is 0"),
+    "nothing to climb": ("generate --prompt x --reno 8 --model sana", "reno has nothing to go by"),
+    "no ascent": ("generate --prompt x --reno 8 --reno_lr 0", "reno_lr is 0"),
     "reward to rank by": ("generate --prompt x --best_of 8 --reward beauty", "'beauty'"),
     "rewards folder": ("generate --prompt x --best_of 8 --reward imagereward --rewards_folder used", "ImageReward.pt"),
     "held out": ("train --held_out embedded", "twice"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hypernoise_core.diagnostics import local_lipschitz, noise_statistics, second_order_kl
+from hypernoise_core.diagnostics import exact_kl, local_lipschitz, noise_statistics, second_order_kl
 from hypernoise_core.objective import PerSampleClip, kl_l2
 
 N = 24
@@ -96,3 +96,28 @@ def test_the_clip_is_that_of_a_samples_own_loss():
 def test_noise_statistics_of_unit_noise():
     statistics = noise_statistics(torch.randn(64, 16, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert statistics == pytest.approx({"noise_mean": 0, "noise_std": 1, "noise_norm": 1}, abs=0.02)
+
+
+def test_the_exact_kl_of_a_linear_map():
+    """x -> (I + A) x of unit noise is N(0, M) with M = (I + A)(I + A)ᵀ: KL = ½ (tr M - n - log det M)."""
+    a = matrix(scale=0.15)
+    m = (torch.eye(N) + a) @ (torch.eye(N) + a).T
+    expected = 0.5 * (m.trace() - N - torch.logdet(m))
+    terms = [exact_kl(linear(a), x[None]) for x in noise(3000)]
+    mean = {name: sum(t[name] for t in terms) / len(terms) for name in terms[0]}
+    assert mean["exact"] == pytest.approx(expected.item(), rel=0.05)
+    assert mean["second_order"] == pytest.approx(0.5 * torch.trace(a @ a).item())
+    assert mean["lipschitz"] == pytest.approx(torch.linalg.matrix_norm(a, 2).item())
+    assert mean["exact"] == pytest.approx(mean["l2"] + mean["error"])
+
+
+def test_the_whole_jacobian_agrees_with_the_estimates(generator, hypernetwork, prompts):
+    conditioning, x0 = generator.encode(prompts[:1]), generator.noise(1, 32, 32)
+
+    def f(x):
+        return hypernetwork(x, conditioning.rows([0] * len(x)))
+
+    terms = exact_kl(f, x0)
+    assert 0.9 < local_lipschitz(f, x0).item() / terms["lipschitz"] < 1.001
+    assert terms["l2"] == pytest.approx(kl_l2(f(x0)).item(), rel=1e-4)
+    assert abs(terms["error"]) < 5 * abs(terms["second_order"]) + 1e-3

@@ -129,7 +129,7 @@ def test_every_picture_is_the_generator_s_own_from_its_recorded_seed(place, tmp_
     for method, own, steps in (("base-1", None, 1), ("hypernoise-2", adapter, 2)):
         for row in recorded[::3]:
             conditioning = generator.encode([row["prompt"]])
-            made = generate.make_pictures(generator, own, conditioning, row["seeds"], steps=steps)
+            _, made = generate.make_pictures(generator, own, conditioning, row["seeds"], steps=steps)
             with Image.open(tmp_path / method / row["file"]) as image:
                 assert json.loads(image.info["hypernoise"]) == {"prompt": row["prompt"], "seeds": row["seeds"]}
                 assert list(image.tobytes()) == (made[0] * 255).round().byte().permute(1, 2, 0).flatten().tolist()
@@ -163,7 +163,7 @@ def test_dpg_bench_in_its_layout(place, tmp_path):
         assert json.loads(image.info["hypernoise"])["seeds"] == [4, 5, 6, 7]
         cell = image.crop((32, 0, 64, 32))  # the second is to the right of the first
     generator = load_generator(str(place / "toy"))
-    made = generate.make_pictures(generator, None, generator.encode(["A red car, and a dog."]), [5])
+    _, made = generate.make_pictures(generator, None, generator.encode(["A red car, and a dog."]), [5])
     assert list(cell.tobytes()) == (made[0] * 255).round().byte().permute(1, 2, 0).flatten().tolist()
     scores = json.loads((tmp_path / "report.json").read_text())["scores"]
     assert set(scores) == {"dpg", "dpg, entity alone", "dpg, attribute alone"}

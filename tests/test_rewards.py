@@ -1,5 +1,8 @@
 """Rewards and the search over noise that they drive."""
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from hypernoise_core.embedded.prompts import prompts as prompts_of_the_world
 from hypernoise_core.embedded.scenes import SHAPES, draw
 from hypernoise_core.rewards import parse_rewards
 from hypernoise_core.rewards.redness import Redness
+from hypernoise_core.search import reno_path
 
 
 def test_redness():
@@ -123,6 +127,36 @@ def test_reno_finds_better_noise_and_starts_from_what_it_was_given(generator, pr
     assert (found.scores > start.scores).all()
     assert found.x0.std() == pytest.approx(1, abs=0.1)
     assert not generator.denoiser.training
+
+
+def test_searches_begin_where_a_hypernetwork_leads(generator, hypernetwork, prompts):
+    reward = Redness()
+    x0 = torch.stack([generator.noise(2, seed=s) for s in range(3)])
+    conditioning, text = generator.encode(prompts[:2]), reward.encode_text(prompts[:2])
+    start = partial(hypernetwork.modulate, strength=1.5)
+    with torch.no_grad():
+        moved = torch.stack([x + 1.5 * hypernetwork(x, conditioning) for x in x0])
+    assert (moved - x0).abs().max() > 1e-3
+    expected = best_of_n(generator, reward, moved, conditioning, text)
+    found = best_of_n(generator, reward, x0, conditioning, text, start=start)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.x0, moved[found.index, torch.arange(2)])
+    with torch.no_grad():  # callers that only look at pictures have it off
+        bests = list(reno_path(generator, reward, x0[0], conditioning, text, iterations=3, start=start))
+    assert len(bests) == 4
+    assert torch.equal(bests[0].x0, moved[0])
+    assert all((b.scores >= a.scores).all() for a, b in pairwise(bests))
+    assert torch.equal(bests[2].x0, reno(generator, reward, moved[0], conditioning, text, iterations=2).x0)
+    assert not any(parameter.grad is not None for parameter in hypernetwork.parameters())
+
+
+def test_searches_name_what_they_cannot_do(generator, prompts):
+    reward, x0 = Redness(), generator.noise(1)
+    conditioning, text = generator.encode(prompts[:1]), reward.encode_text(prompts[:1])
+    with pytest.raises(ValueError, match="at least one"):
+        best_of_n(generator, reward, x0[:0], conditioning, text)
+    with pytest.raises(ValueError, match="iterations is -1"):
+        reno(generator, reward, x0, conditioning, text, iterations=-1)
 
 
 def test_clip_preprocessing_is_resize_crop_and_normalise(reward):

@@ -3,13 +3,14 @@
 python -m train.generate --prompt "a photo of two crosses" --n 8
 python -m train.generate --adapter outputs/demo/hypernoise.safetensors --prompts prompts.txt --steps 2
 python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded     # the best of 16 noises
+python -m train.generate --prompt "a red cross" --best_of 4 --n 1 --reno 10    # and then 10 iterations of ReNO on it
 python -m train.generate --model sana --adapter mine.safetensors --prompt "a red cat" --device cuda --dtype bfloat16
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetwork import DenoiserLora
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
-from hypernoise_core.search import ranking
+from hypernoise_core.search import ranking, reno_path
 
 from .cli import parse, run_command
 from .model import ModelArguments
@@ -56,10 +57,16 @@ class GenerateArguments(ModelArguments, RewardArguments):
     n: int = 4
     """Pictures per prompt."""
     best_of: int | None = None
-    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter."""
+    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter, which then
+    moves every candidate's noise."""
+    reno: int | None = None
+    """Iterations of ReNO on the noise of each picture that is kept (its paper takes 50), from where the adapter has
+    moved it: each costs a generation and its backward pass. Best first."""
+    reno_lr: float = 5.0
+    """Of --reno."""
     reward: str | None = None
-    """What --best_of goes by, with weights as in python -m train --rewards; embedded for the embedded model. Every
-    picture's scores go into scores.json."""
+    """What --best_of and --reno go by, with weights as in python -m train --rewards; embedded for the embedded model.
+    Every picture's scores go into scores.json."""
     height: int | None = None
     """In pixels; the model's own when not given."""
     width: int | None = None
@@ -83,6 +90,15 @@ class GenerateArguments(ModelArguments, RewardArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"best_of is {self.best_of}; it must be at least n, {self.n}, of which the best are kept")
+        if self.reno is not None and self.reno < 1:
+            raise ValueError(f"reno is {self.reno}; it must be at least 1 iteration: leave it out for none")
+        if not self.reno_lr > 0:
+            raise ValueError(f"reno_lr is {self.reno_lr}; it must be above 0, 5 in ReNO's paper")
+
+    @property
+    def searches(self) -> bool:
+        """Whether pictures are chosen or moved by a reward."""
+        return bool(self.best_of or self.reno)
 
     def load_reward(self) -> RewardEnsemble | None:
         """What pictures are ranked by, if they are.
@@ -90,18 +106,20 @@ class GenerateArguments(ModelArguments, RewardArguments):
         Raises:
             ValueError: as `make_rewards`, or there is nothing to rank by.
         """
-        names = self.reward or ("embedded" if self.best_of and self.model == "embedded" else None)
-        if self.best_of and not names:
-            raise ValueError("best_of has nothing to go by: pass --reward NAME[=WEIGHT],…")
+        names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
+        if self.searches and not names:
+            search = "best_of" if self.best_of else "reno"
+            raise ValueError(f"{search} has nothing to go by: pass --reward NAME[=WEIGHT],…")
         return self.make_rewards(names).to(self.device) if names else None
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pictures of one prompt, [N, 3, H, W] on the CPU, their seeds and, where there is a reward, their scores by name,
-    [N] each; best first then."""
+    """Pictures of one prompt, [N, 3, H, W], with seeds, starting noise [N, C, h, w] and, where there is a reward,
+    scores by name, [N] each; all on the CPU. Best first where they are searched among."""
 
     seeds: list[int]
+    starts: Tensor
     images: Tensor
     scores: dict[str, Tensor]
 
@@ -111,6 +129,11 @@ class Candidates:
             {"seed": seed} | {name: own[i].item() for name, own in self.scores.items()}
             for i, seed in enumerate(self.seeds)
         ]
+
+    def at(self, index: Tensor) -> "Candidates":
+        """Those, in that order."""
+        scores = {name: own[index] for name, own in self.scores.items()}
+        return Candidates([self.seeds[i] for i in index.tolist()], self.starts[index], self.images[index], scores)
 
 
 @torch.no_grad()
@@ -123,18 +146,19 @@ def make_pictures(
     width: int | None = None,
     steps: int = 1,
     strength: float = 1.0,
-) -> Tensor:
-    """Pictures [N, 3, H, W] in [0, 1], on the CPU, of one prompt from each of `seeds`: the generator's, or those with
-    an adapter of either kind. One after the other, so that a picture depends on nothing but its own seed."""
-    pictures = []
+) -> tuple[Tensor, Tensor]:
+    """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU, of one prompt from
+    each of `seeds`: the generator's, or those with an adapter of either kind. One after the other, so that a picture
+    depends on nothing but its own seed."""
+    starts, pictures = [], []
     for seed in seeds:
-        x0 = generator.noise(1, height, width, seed)
+        start = generator.noise(1, height, width, seed)
         if isinstance(adapter, NoiseHypernetwork):
-            made = adapter.generate(x0, conditioning, steps, seed, strength)
-        else:
-            made = (adapter or generator).generate(x0, conditioning, steps, seed)
-        pictures.append(made.float().cpu())
-    return torch.cat(pictures)
+            start = adapter.modulate(start, conditioning, strength)
+        painter = adapter if adapter is not None and not isinstance(adapter, NoiseHypernetwork) else generator
+        starts.append(start.cpu())
+        pictures.append(painter.generate(start, conditioning, steps, seed).float().cpu())
+    return torch.cat(starts), torch.cat(pictures)
 
 
 @torch.no_grad()
@@ -146,16 +170,43 @@ def make_candidates(
     prompt: str,
     reward: RewardEnsemble | None,
 ) -> Candidates:
-    """Pictures of one prompt from consecutive seeds, ranked by `reward`."""
+    """Pictures of one prompt from consecutive seeds, their noise moved by `adapter`; with `best_of` ranked by `reward`.
+
+    One after the other, and not by `best_of_n`, since all of them are told about in scores.json.
+    """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
-    images = make_pictures(generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength)
-    if reward is None:
-        return Candidates(seeds, images, {})
-    scores = score_images(reward, images.movedim(1, -1), prompt, args.device)
-    order = ranking(scores[reward.name]) if args.best_of else torch.arange(len(images))
-    return Candidates(
-        [seeds[i] for i in order.tolist()], images[order], {name: own[order] for name, own in scores.items()}
+    starts, images = make_pictures(
+        generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength
     )
+    made = Candidates(seeds, starts, images, {})
+    if reward is None:
+        return made
+    made = replace(made, scores=score_images(reward, made.images.movedim(1, -1), prompt, args.device))
+    return made.at(ranking(made.scores[reward.name])) if args.best_of else made
+
+
+def optimized(
+    args: GenerateArguments,
+    generator: Generator,
+    made: Candidates,
+    conditioning: TensorBatch,
+    prompt: str,
+    reward: RewardEnsemble,
+) -> Candidates:
+    """Those, each at the end of its ReNO, best first; their scores before are under `before_reno`."""
+    starts, pictures = [], []
+    for seed, start in zip(made.seeds, made.starts, strict=True):
+        text = reward.encode_text([prompt])
+        x0, lr = start[None].to(generator.device), args.reno_lr
+        path = reno_path(generator, reward, x0, conditioning, text, args.reno, lr=lr, steps=args.steps, seed=seed)
+        for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
+            found = best
+        starts.append(found.x0.cpu())
+        pictures.append(found.images.float().cpu())
+    images = torch.cat(pictures)
+    scores = score_images(reward, images.movedim(1, -1), prompt, args.device)
+    scores["before_reno"] = made.scores[reward.name]
+    return Candidates(made.seeds, torch.cat(starts), images, scores).at(ranking(scores[reward.name]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -182,11 +233,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         conditioning = generator.encode([prompt])
         for name, adapter in adapters.items():
             made = make_candidates(args, generator, adapter, conditioning, prompt, reward)
-            for seed, image in zip(made.seeds[: args.n], to_images(made.images[: args.n]), strict=True):
+            order = torch.arange(len(made.seeds))
+            kept, others = made.at(order[: args.n]), made.at(order[args.n :])
+            if args.reno:
+                kept = optimized(args, generator, kept, conditioning, prompt, reward)
+            for seed, image in zip(kept.seeds, to_images(kept.images), strict=True):
                 with replacing(folder / name / f"{index:04d}-{seed}.png") as temporary:
                     image.save(temporary, "PNG")
                 shown[name].append(image)
-            scores.setdefault(f"{index:04d}", {})[name] = made.rows()
+            scores.setdefault(f"{index:04d}", {})[name] = kept.rows() + others.rows()
     _write_summary(folder, prompts, args.n, shown, scores if reward else None)
 
 

@@ -218,7 +218,7 @@ class _Makers:
             if self._encoded[1] is None or self._encoded[0] != item.prompt:
                 self._encoded = (item.prompt, generator.encode([item.prompt]))
             size = (args.height, args.width)
-            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.strength)
+            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.strength)[1]
 
         return make
 

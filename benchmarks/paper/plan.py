@@ -1,0 +1,268 @@
+"""The rows of the benchmark, how many pictures each makes, and what they wait for.
+
+All budgets are here. `seconds` of a row is what it took of one core of an idle machine at scale 1 with the weights
+of the day, to start long rows first and to say beforehand how long it all takes.
+"""
+
+from dataclasses import dataclass
+
+from hypernoise_core.embedded.benchmark import PER_PROMPT
+from hypernoise_core.embedded.prompts import CATEGORIES
+
+from .rewriting import BY_RULES
+from .rows import spec_settings
+from .techniques import Spec
+from .world import SHIPPED
+
+N = 900
+"""Pictures of a row, but for the costly ones."""
+SEEDS = (0, 1, 2)
+"""Training seeds."""
+STEPS = (1, 2, 4, 8, 16, 32)
+FEW_STEPS = (1, 2, 4)
+"""What every training seed and the fine-tuned generators are measured at."""
+MANY_STEPS = 16
+"""From here on a row is costly."""
+ABLATION_SHARE = 0.2
+"""Of the recipe's steps and warm start, in every run of an ablation: they compare with one another."""
+RANKS = (8, 16, 32, 64)
+MAIN_RANK = 32
+TEMPERATURES = (4.0, 2.0, 1.0, 0.5, 0.25)
+"""Times the recipe's."""
+STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+PER_RENO, PER_BEST_OF_50, PER_MANY_STEPS = 3, 4, 5
+"""Pictures of each prompt in the costly rows, of 10."""
+FINETUNE = (
+    "--train_type=finetune",
+    "--warm_start_pictures=0",
+    "--lr=5e-4",
+    "--reward_grad_clip=null",
+    "--ema_decay=null",
+)
+FINETUNE_SHARE = 1.5
+SMALL_SCALE, SMALL_BATCH = 0.02, 2
+REDNESS_IN_ENSEMBLE = 25.0
+HARD_QUANTILE = 0.8
+"""Share of the base's pictures that the hard reward leaves near 0."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One JSON file. `kind` is a function of `rows.KINDS`."""
+
+    name: str
+    kind: str
+    settings: dict
+    needs: tuple[str, ...] = ()
+    seconds: float = 0.0
+    alone: bool = False
+    """Whether nothing else may run meanwhile."""
+
+    @property
+    def leaves_weights(self) -> bool:
+        """In the work folder, for the rows that need it."""
+        return self.kind in ("trained", "stopped", "generator_changed")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many pictures at a scale."""
+
+    scale: float
+
+    @property
+    def n(self) -> int:
+        share = len(CATEGORIES) * PER_PROMPT
+        return max(share, share * round(N * self.scale / share))
+
+    def per(self, wanted: int = PER_PROMPT) -> int:
+        """Pictures of each prompt: fewer only where the scale leaves less than one prompt a category."""
+        smallest = len(CATEGORIES) * PER_PROMPT
+        return wanted if N * self.scale >= smallest else max(2, round(wanted * self.scale * N / smallest))
+
+    def cases(self, wanted: int = PER_PROMPT) -> dict:
+        return {"n": self.n, "per": self.per(wanted)}
+
+    def few(self, count: int) -> int:
+        """`count` from a quarter of the full scale on, fewer below."""
+        return max(1, round(count * min(1.0, 4 * self.scale)))
+
+
+def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Row]:
+    """Every row, in an order in which none stands before one that it needs."""
+    sizes = Sizes(scale)
+    rows = [
+        *training_rows(scale, seed),
+        *technique_rows(sizes),
+        *search_rows(sizes, rewriter),
+        *ablation_rows(sizes, scale, seed),
+        *further_rows(sizes, scale, seed),
+    ]
+    return [*rows, timing_row(sizes, rewriter)]
+
+
+def hypernoise(seed: int) -> str:
+    return f"hypernoise-{seed}"
+
+
+def by_recipe(scale: float, seed: int, recipe: str = "embedded", share: float = 1.0, **settings) -> dict:
+    """A training row's settings. Far below the full scale batches are small too: what a run costs at least is its warm
+    start's line search."""
+    small = {"batch_size": SMALL_BATCH} if scale < SMALL_SCALE else {}
+    return {"recipe": recipe, "seed": seed, "share": scale * share, **small, **settings}
+
+
+def training_rows(scale: float, seed: int) -> list[Row]:
+    rows = []
+    for own in SEEDS:
+        watched = {"snapshots": 3, "diagnostics_every": 10} if own == SEEDS[0] else {}
+        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=200))
+    finetune = by_recipe(scale, seed, share=FINETUNE_SHARE, arguments=list(FINETUNE), snapshots=24)
+    rows.append(Row("finetune", "trained", finetune, seconds=120))
+    matched = {"of": "finetune", "reference": hypernoise(0), "probe": max(30, round(240 * min(scale, 1)))}
+    rows.append(Row("finetune-matched", "stopped", matched, needs=("finetune", hypernoise(0)), seconds=20))
+    return rows
+
+
+def measuring(name: str, sizes: Sizes, specs: dict[str, Spec], seconds: float, needs: tuple[str, ...] = ()) -> Row:
+    per = PER_MANY_STEPS if any(spec.steps >= MANY_STEPS for spec in specs.values()) else PER_PROMPT
+    specs = {key: spec_settings(spec) for key, spec in specs.items()}
+    return Row(name, "measured", {"specs": specs, **sizes.cases(per)}, needs, seconds * per / PER_PROMPT)
+
+
+def technique_rows(sizes: Sizes) -> list[Row]:
+    """One picture a case: nothing is searched."""
+    rows = [measuring(f"base-{s}-steps", sizes, {f"base-{s}": Spec(steps=s)}, 6 + 3.5 * s) for s in STEPS]
+    rows.append(measuring(SHIPPED, sizes, {SHIPPED: Spec(adapter=SHIPPED)}, 10))
+    for own in SEEDS:
+        for s in STEPS if own == SEEDS[0] else FEW_STEPS:
+            spec, name = Spec(adapter=hypernoise(own), steps=s), f"hypernoise-{own}-{s}"
+            rows.append(measuring(f"{name}-steps", sizes, {name: spec}, 10 + 3.5 * s, (hypernoise(own),)))
+    for name in ("finetune", "finetune-matched"):
+        specs = {f"{name}-{s}": Spec(adapter=name, steps=s) for s in FEW_STEPS}
+        rows.append(measuring(f"{name}-steps", sizes, specs, 40, (name,)))
+    return rows
+
+
+BEST_OF = {"base-best-of-2": 2, "base-best-of-4": 4, "base-best-of-8": 8}
+BEST_OF_50 = {"base-best-of-50": 50}
+BEST_OF_MODULATED = {"hypernoise-best-of-2": 2, "hypernoise-best-of-4": 4, "hypernoise-best-of-8": 8}
+RENO = {"base-reno-5": 5, "base-reno-10": 10, "base-reno-25": 25, "base-reno-50": 50}
+RENO_MODULATED = {"hypernoise-reno-5": 5, "hypernoise-reno-10": 10}
+REWRITTEN = ("base-rewritten", "hypernoise-rewritten")
+
+
+def search_specs(rewriter: str) -> dict[str, Spec]:
+    """Record name to technique of all searches, as they are timed."""
+    f = hypernoise(0)
+    return {
+        **{name: Spec(best_of=n) for name, n in (BEST_OF | BEST_OF_50).items()},
+        **{name: Spec(best_of=n, adapter=f) for name, n in BEST_OF_MODULATED.items()},
+        **{name: Spec(reno=n) for name, n in RENO.items()},
+        **{name: Spec(reno=n, adapter=f) for name, n in RENO_MODULATED.items()},
+        "base-rewritten": Spec(rewriter=rewriter),
+    }
+
+
+def search_rows(sizes: Sizes, rewriter: str) -> list[Row]:
+    f, needs = hypernoise(0), (hypernoise(0),)
+
+    def row(name: str, at: dict[str, int], spec: Spec, seconds: float, per: int = PER_PROMPT, needs=()) -> Row:
+        settings = {"spec": spec_settings(spec), "at": at, **sizes.cases(per)}
+        return Row(name, "searched", settings, needs, seconds)
+
+    return [
+        row("base-best-of", BEST_OF, Spec(best_of=8), 60),
+        row("base-best-of-50", BEST_OF_50, Spec(best_of=50), 130, PER_BEST_OF_50),
+        row("hypernoise-best-of", BEST_OF_MODULATED, Spec(best_of=8, adapter=f), 95, needs=needs),
+        row("base-reno", RENO, Spec(reno=50), 260, PER_RENO),
+        row("hypernoise-reno", RENO_MODULATED, Spec(reno=10, adapter=f), 60, PER_RENO, needs),
+        measuring("base-rewritten", sizes, {"base-rewritten": Spec(rewriter=rewriter)}, 50),
+    ]
+
+
+def ablation(scale: float, seed: int, *arguments: str, **settings) -> dict:
+    return {
+        "recipe": "embedded",
+        "arguments": list(arguments),
+        "seed": seed,
+        "share": scale * ABLATION_SHARE,
+        **settings,
+    }
+
+
+def ablation_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
+    """LoRA rank and temperature; rank 32 at the recipe's temperature belongs to both."""
+    rows = []
+    for rank in RANKS:
+        rows.append(Row(f"rank-{rank}", "trained", ablation(scale, seed, f"--lora_rank={rank}"), seconds=45))
+    for factor in TEMPERATURES:
+        if factor != 1:
+            settings = ablation(scale, seed) | {"temperature_factor": factor}
+            rows.append(Row(f"temperature-{factor:g}", "trained", settings, seconds=45))
+    rows += [measuring(f"{r.name}-measured", sizes, {r.name: Spec(adapter=r.name)}, 12, (r.name,)) for r in tuple(rows)]
+    return rows
+
+
+def further_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
+    """Redness, the KL, changed generators, other rewards."""
+    f = hypernoise(0)
+    redness = by_recipe(scale, seed, "embedded-redness")
+    hard = {"pixel_step": HARD_QUANTILE}
+    hard_specs = {
+        "hard-base": Spec(),
+        "hard-hypernoise": Spec(adapter="hard"),
+        "hard-best-of-8": Spec(best_of=8),
+        "hard-reno-10": Spec(reno=10),
+    }
+    curve = {"finetuned": "redness-finetune", "hypernetwork": "redness-hypernoise", "strengths": list(STRENGTHS)}
+    hard_settings = {"specs": {k: spec_settings(s) for k, s in hard_specs.items()}, **hard, **sizes.cases(PER_RENO)}
+    weights = {"weights": {"embedded": 1.0, "redness": REDNESS_IN_ENSEMBLE}}
+    return [
+        Row("redness-hypernoise", "trained", redness, seconds=60),
+        Row(
+            "redness-finetune",
+            "trained",
+            {**redness, "arguments": ["--train_type=finetune"], "snapshots": 12},
+            seconds=50,
+        ),
+        Row(
+            "redness",
+            "along",
+            {**curve, **sizes.cases(PER_RENO)},
+            ("redness-finetune", "redness-hypernoise"),
+            seconds=60,
+        ),
+        Row("kl", "kl_over_training", {"of": f, "noises": sizes.few(3)}, (f,), seconds=120),
+        Row("retrained", "generator_changed", retraining(scale, seed, steps=60), seconds=60),
+        Row("perturbed", "generator_changed", retraining(scale, seed, noise=0.03), seconds=1),
+        *(
+            Row(
+                f"transfer-{name}",
+                "transferred",
+                {"generator": name, "adapter": f, **sizes.cases()},
+                (name, f),
+                seconds=22,
+            )
+            for name in ("retrained", "perturbed")
+        ),
+        Row("multi", "trained", ablation(scale, seed, reward=weights), seconds=45),
+        measuring("multi-measured", sizes, {"multi": Spec(adapter="multi")}, 12, ("multi",)),
+        Row("hard", "trained", ablation(scale, seed, "--temperature=0.02", reward=hard), seconds=45),
+        Row("hard-measured", "on_another_reward", hard_settings, ("hard",), seconds=80),
+    ]
+
+
+def retraining(scale: float, seed: int, steps: int = 0, noise: float = 0.0) -> dict:
+    return {"steps": round(steps * scale), "batch": 32, "lr": 1e-4, "noise": noise, "seed": seed}
+
+
+def timing_row(sizes: Sizes, rewriter: str) -> Row:
+    f = hypernoise(0)
+    specs = {"base": Spec()} | {f"base-{s}": Spec(steps=s) for s in STEPS}
+    specs |= {f"hypernoise-{s}": Spec(adapter=f, steps=s) for s in STEPS}
+    specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
+    specs |= search_specs(rewriter)
+    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
+    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
+    return Row("timing", "timed", settings, (f, "finetune", "finetune-matched"), 120, alone=True)

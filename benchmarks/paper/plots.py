@@ -1,0 +1,244 @@
+"""The page's pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hypernoise_core.files import replacing
+
+from .measures import interval
+from .plan import ABLATION_SHARE, MAIN_RANK, RANKS, STEPS, TEMPERATURES
+from .results import Results
+
+BLUE, RED, GREEN, GREY, ORANGE = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20"
+
+FRONTIER = {
+    "base, 1 to 32 steps": ([f"base-{s}" for s in STEPS], [str(s) for s in STEPS], GREY, "o-"),
+    "HyperNoise, 1 to 32 steps": ([f"hypernoise-{s}" for s in STEPS], [str(s) for s in STEPS], BLUE, "o-"),
+    "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--"),
+    "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--"),
+    "ReNO": ([f"base-reno-{n}" for n in (5, 10, 25, 50)], ["5", "10", "25", "50"], GREY, "^:"),
+    "HyperNoise + ReNO": ([f"hypernoise-reno-{n}" for n in (5, 10)], ["5", "10"], BLUE, "^:"),
+    "prompt search": (["base-rewritten"], [""], ORANGE, "D"),
+    "fine-tuned, over-optimised": (["finetune-1"], [""], RED, "X"),
+    "fine-tuned, stopped early": (["finetune-matched-1"], [""], RED, "P"),
+}
+"""Series to (records, labels, colour, style)."""
+
+
+def plots(folder: Path, results: Results) -> dict[str, Path]:
+    """Draw what there is to draw; name to file."""
+    found = {}
+    for name, (size, draw) in PLOTS.items():
+        path = folder / f"{name}.png"
+        if _draw(path, size, draw, results):
+            found[name] = path
+    return found
+
+
+def _draw(path: Path, size: tuple[float, float], draw: Callable[..., bool], results: Results) -> bool:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure = plt.figure(figsize=size)
+    try:
+        if not draw(figure, results):
+            return False
+        figure.tight_layout()
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
+        return True
+    finally:
+        plt.close(figure)
+
+
+def frontier(figure, results: Results) -> bool:
+    """Detector score against seconds a picture, for every method."""
+    axis, drawn = figure.subplots(), False
+    for title, (names, labels, color, style) in FRONTIER.items():
+        points = [
+            (results.ratio(name), results.number(name, "detector"), *_error(results, name), label)
+            for name, label in zip(names, labels, strict=True)
+            if results.ratio(name) and results.named(name)
+        ]
+        if not points:
+            continue
+        drawn = True
+        x, y, below, above, texts = zip(*points, strict=True)
+        axis.errorbar(
+            x, y, (below, above), fmt=style, color=color, label=title, markersize=6, linewidth=1.3, elinewidth=0.7
+        )
+        for a, b, text in zip(x, y, texts, strict=True):
+            axis.annotate(text, (a, b), (4, 4), textcoords="offset points", fontsize=8, color=color)
+    axis.set_xscale("log")
+    axis.set_xlabel("seconds a picture, times the base's at one step")
+    axis.set_ylabel("detector")
+    axis.grid(alpha=0.25, which="both")
+    if drawn:
+        axis.legend(fontsize=8, loc="lower right")
+    return drawn
+
+
+def _error(results: Results, name: str) -> tuple[float, float]:
+    """Down and up from the score to its 95 % interval, of one record."""
+    record, score = results.named(name)[0], results.named(name)[0]["detector"]
+    low, high = interval(record)
+    return max(0.0, score - low), max(0.0, high - score)
+
+
+def steps(figure, results: Results) -> bool:
+    """Detector against denoiser calls."""
+    axis, drawn = figure.subplots(), False
+    series = {
+        "base": ("base", GREY),
+        "HyperNoise": ("hypernoise", BLUE),
+        "fine-tuned, over-optimised": ("finetune", RED),
+        "fine-tuned, stopped early": ("finetune-matched", ORANGE),
+    }
+    for title, (prefix, color) in series.items():
+        names = [f"{prefix}-{s}" for s in STEPS if results.named(f"{prefix}-{s}")]
+        if names:
+            drawn = True
+            x, y = ([results.number(name, key) for name in names] for key in ("nfe", "detector"))
+            axis.errorbar(
+                x, y, list(zip(*(_error(results, n) for n in names), strict=True)), fmt="o-", color=color, label=title
+            )
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("NFE")
+    axis.set_ylabel("detector")
+    axis.grid(alpha=0.25)
+    if drawn:
+        axis.legend(fontsize=8)
+    return drawn
+
+
+def redness(figure, results: Results) -> bool:
+    """The paper's figure 4: redness against what the reward does not see."""
+    row = results.found.get("redness")
+    if not row:
+        return False
+    axes = figure.subplots(1, 2)
+    for axis, key, label in ((axes[0], "detector", "detector"), (axes[1], "diversity", "diversity (pixels)")):
+        for title, names, color in (
+            ("fine-tuned, over training", row["finetuned"], RED),
+            ("HyperNoise, by strength", [f"strength {s:g}" for s in row["strengths"]], BLUE),
+        ):
+            points = [row["curve"]["base"], *(row["curve"][name] for name in names)]
+            y = [p[key]["pixels"] if key == "diversity" else p[key] for p in points]
+            axis.plot([p["redness"] for p in points], y, "o-", color=color, label=title, markersize=4)
+        base = row["curve"]["base"]
+        axis.plot(
+            base["redness"], base[key]["pixels"] if key == "diversity" else base[key], "k*", markersize=11, label="base"
+        )
+        axis.set_xlabel("redness")
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    return True
+
+
+def kl(figure, results: Results) -> bool:
+    """Terms of the KL and the Lipschitz constant over training."""
+    row = results.found.get("kl")
+    if not row:
+        return False
+    axes = figure.subplots(1, 2)
+    x = [point["step"] for point in row["points"]]
+    terms = {
+        "½‖Δ‖² (L2)": ("l2", BLUE),
+        "exact KL": ("exact", "black"),
+        "|½ tr J²| (second order)": ("second_order", ORANGE),
+        "|tr J - log|det(I+J)||": ("error", RED),
+    }
+    for title, (key, color) in terms.items():
+        axes[0].plot(x, [abs(point[key]) for point in row["points"]], "o-", color=color, label=title)
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("nats")
+    axes[1].plot(
+        x, [point["lipschitz"] for point in row["points"]], "o-", color=BLUE, label="largest singular value of J"
+    )
+    of = results.found.get(row["settings"]["of"], {})
+    if of.get("diagnostics"):
+        estimates = of["diagnostics"]
+        axes[1].plot(
+            [d["step"] for d in estimates],
+            [d["lipschitz"] for d in estimates],
+            ".:",
+            color=GREY,
+            label="training's estimate",
+        )
+    axes[1].axhline(1, color=RED, linewidth=0.8, label="theorem 1 asks for less")
+    axes[1].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("training step")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    return True
+
+
+def ablations(figure, results: Results) -> bool:
+    """Detector and KL by rank and by temperature."""
+    axes = figure.subplots(1, 2)
+    names = {f"rank-{rank}": rank for rank in RANKS}
+    temperatures = {f"rank-{MAIN_RANK}" if f == 1 else f"temperature-{f:g}": f for f in TEMPERATURES}
+    drawn = _ablation(axes[0], results, names, "LoRA rank")
+    drawn |= _ablation(axes[1], results, temperatures, "α, times the recipe's")
+    axes[0].set_title(f"{ABLATION_SHARE:.0%} of the recipe's budget each", fontsize=10)
+    return drawn
+
+
+def _ablation(axis, results: Results, names: dict[str, float], label: str) -> bool:
+    names = {name: value for name, value in names.items() if results.named(name)}
+    if not names:
+        return False
+    y = [results.number(name, "detector") for name in names]
+    errors = list(zip(*(_error(results, name) for name in names), strict=True))
+    axis.errorbar(list(names.values()), y, errors, fmt="o-", color=BLUE)
+    if (base := results.number("base-1", "detector")) is not None:
+        axis.axhline(base, color=GREY, linewidth=0.8)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel(label)
+    axis.set_ylabel("detector")
+    axis.grid(alpha=0.25)
+    other = axis.twinx()
+    other.plot(list(names.values()), [results.number(name, "kl") for name in names], "s:", color=ORANGE)
+    other.set_ylabel("KL (nats)", color=ORANGE)
+    return True
+
+
+def training(figure, results: Results) -> bool:
+    """What the training seeds saw."""
+    rows = {name: row for name, row in results.found.items() if name.startswith("hypernoise-") and "curve" in row}
+    if not rows:
+        return False
+    axes = figure.subplots(1, 3)
+    for axis, key in zip(axes, ("reward", "kl", "alignment"), strict=True):
+        for name, row in rows.items():
+            axis.plot(
+                *_smooth([p["step"] for p in row["curve"]], [p[key] for p in row["curve"]]), label=name, linewidth=1
+            )
+        axis.set_title(key, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=8)
+    return True
+
+
+def _smooth(x: Sequence[float], y: Sequence[float], most: int = 60) -> tuple[list[float], list[float]]:
+    """Means of equal parts."""
+    size = max(1, len(x) // most)
+    parts = range(0, len(x) - size + 1, size)
+    return [x[i + size // 2] for i in parts], [sum(y[i : i + size]) / size for i in parts]
+
+
+PLOTS: dict[str, tuple[tuple[float, float], Callable[..., bool]]] = {
+    "frontier": ((9.5, 6), frontier),
+    "steps": ((7, 4.5), steps),
+    "redness": ((11, 4.2), redness),
+    "kl": ((11, 4.2), kl),
+    "ablations": ((11, 4.2), ablations),
+    "training": ((12, 3.6), training),
+}
+"""Name to (inches, what draws it)."""

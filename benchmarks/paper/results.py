@@ -1,0 +1,95 @@
+"""What has been found: rows by name, records by name, and the comparisons that tables, plots and bars share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from .measures import Record, paired
+from .plan import SEEDS, Row
+from .run import Places, keys
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of detector scores, with its paired 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows that are there with the settings of the plan; those of other settings are left out."""
+
+    rows: Sequence[Row]
+    found: dict[str, dict]
+    errors: dict[str, str]
+
+    @classmethod
+    def read(cls, rows: Sequence[Row], places: Places, errors: dict[str, str]) -> "Results":
+        known, found = keys(rows), {}
+        for row in rows:
+            result = places.read(row.name)
+            if result is not None and result.get("key") == known[row.name]:
+                found[row.name] = result
+        return cls(rows, found, errors)
+
+    @property
+    def records(self) -> dict[str, Record]:
+        return {name: record for row in self.found.values() for name, record in row.get("records", {}).items()}
+
+    def seeds(self, steps: int = 1) -> list[Record]:
+        """HyperNoise's records of all training seeds that were measured at `steps`."""
+        records = self.records
+        names = [f"hypernoise-{seed}-{steps}" for seed in SEEDS]
+        return [records[name] for name in names if name in records]
+
+    def named(self, name: str) -> list[Record]:
+        """The records behind a name of the tables: `hypernoise-<steps>` means all training seeds."""
+        if name.startswith("hypernoise-") and name.removeprefix("hypernoise-").isdigit():
+            return self.seeds(int(name.removeprefix("hypernoise-")))
+        return [self.records[name]] if name in self.records else []
+
+    def number(self, name: str, *path: str) -> float | None:
+        """A number of a record, the mean over training seeds."""
+        values = []
+        for record in self.named(name):
+            for key in path:
+                record = record[key]
+            values.append(record)
+        return mean(values) if values and None not in values else None
+
+    def difference(self, name: str, base: str) -> Difference | None:
+        """Paired, on the cases that both have."""
+        one, other = self.named(name), self.named(base)
+        return Difference(*paired(one, other)) if one and other else None
+
+    def gain(self, name: str, base: str) -> float | None:
+        """The difference alone, on the cases that both have."""
+        difference = self.difference(name, base)
+        return difference and difference.mean
+
+    def ratio(self, name: str) -> float | None:
+        """Seconds a picture over the base's, measured side by side."""
+        timed = self.found.get("timing", {}).get("timing", {}).get("rows", {})
+        return timed.get(timing_name(name), {}).get("ratio")
+
+    def seconds(self, name: str) -> float | None:
+        timed = self.found.get("timing", {}).get("timing", {}).get("rows", {})
+        return timed.get(timing_name(name), {}).get("seconds_per_image")
+
+
+def timing_name(name: str) -> str:
+    """Training seeds cost the same: one is timed. Adapters that cost what another does borrow its time."""
+    if name == "shipped" or name.startswith(("rank-", "temperature-", "multi")):
+        return "hypernoise-1"
+    parts = name.split("-")
+    if parts[0] == "hypernoise" and len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
+        return f"hypernoise-{parts[2]}"
+    if name.startswith("finetune"):
+        return f"{name.rsplit('-', 1)[0]}-1" if name.endswith("-1") else ""
+    return name

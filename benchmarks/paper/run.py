@@ -1,0 +1,223 @@
+"""Runs the rows that are not there yet, in worker processes of one thread each, and keeps each as a JSON file."""
+
+import hashlib
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.pool import AsyncResult
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hypernoise_core.embedded import GENERATOR_FOLDER, HYPERNOISE_FILE, REWARD_FOLDER
+from hypernoise_core.files import replacing
+from train.config import RECIPES
+
+from .plan import Row
+from .rows import KINDS
+from .world import SHIPPED, World
+
+FORMAT = 1
+"""Raise it when what rows hold has another meaning."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are kept: `results` has a JSON file a row, `work` the trained weights."""
+
+    results: Path
+
+    @property
+    def work(self) -> Path:
+        return self.results / "work"
+
+    def file(self, name: str) -> Path:
+        return self.results / f"{name}.json"
+
+    def weights(self, row: Row) -> Path:
+        return self.work / f"{row.name}{'.pt' if row.kind == 'generator_changed' else '.safetensors'}"
+
+    def read(self, name: str) -> dict | None:
+        """A row's result, if there is one that can be read."""
+        try:
+            return json.loads(self.file(name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+@cache
+def fingerprint(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def keys(rows: Sequence[Row]) -> dict[str, str]:
+    """What each row depends on, as one word: its settings, the rows that it needs, weights and recipes."""
+    found: dict[str, str] = {}
+    for row in rows:
+        parts = [FORMAT, row.kind, row.settings, [found[name] for name in row.needs]]
+        parts += [fingerprint(GENERATOR_FOLDER), fingerprint(REWARD_FOLDER)]
+        if "recipe" in row.settings:
+            parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
+        if row.name == SHIPPED:
+            parts.append(fingerprint(HYPERNOISE_FILE))
+        found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return found
+
+
+def to_run(rows: Sequence[Row], wanted: set[str], places: Places, fresh: bool) -> list[Row]:
+    """Those of `wanted`, and what they need, that are not there with the same key. Weights that no longer lie in the
+    work folder are made again where a row that runs needs them."""
+    known, by_name = keys(rows), {row.name: row for row in rows}
+    chosen: set[str] = set()
+
+    def ask(row: Row, for_weights: bool) -> None:
+        result = None if fresh else places.read(row.name)
+        current = result is not None and result.get("key") == known[row.name]
+        if row.name in chosen or (current and not (for_weights and row.leaves_weights and _gone(row, places))):
+            return
+        chosen.add(row.name)
+        for name in row.needs:
+            ask(by_name[name], for_weights=True)
+
+    for row in rows:
+        if row.name in wanted:
+            ask(row, for_weights=False)
+    return [row for row in rows if row.name in chosen]
+
+
+def _gone(row: Row, places: Places) -> bool:
+    return not places.weights(row).is_file()
+
+
+def run_rows(
+    rows: Sequence[Row], wanted: set[str], places: Places, workers: int, fresh: bool, tell: Callable[[str], None]
+) -> dict[str, str]:
+    """Run what is to be run; returns the errors of rows that failed, by name. What was finished stays, whenever it is
+    stopped."""
+    missing, known = to_run(rows, wanted, places, fresh), keys(rows)
+    tell(f"{len(wanted) - len({r.name for r in missing} & wanted)} of {len(wanted)} rows are there already")
+    if not missing:
+        return {}
+    places.work.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=round(sum(row.seconds for row in missing)), unit="s", desc="rows", smoothing=0) as bar:
+
+        def done(row: Row, seconds: float | None) -> None:
+            bar.update(round(row.seconds))
+            bar.write(f"{row.name:28} {'failed' if seconds is None else f'{seconds:.1f} s'}")
+
+        if workers == 1:
+            return _in_turn(missing, known, places, done)
+        return _side_by_side(missing, known, places, workers, done)
+
+
+Done = Callable[[Row, float | None], None]
+
+
+def _in_turn(rows: list[Row], known: dict[str, str], places: Places, done: Done) -> dict[str, str]:
+    errors: dict[str, str] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for row in rows:
+            if lacking := next((name for name in row.needs if name in errors), None):
+                errors[row.name] = f"needs {lacking}, which failed"
+                continue
+            try:
+                done(row, run_row(row, known[row.name], places))
+            except Exception as error:
+                errors[row.name] = _described(error)
+                done(row, None)
+    finally:
+        torch.set_num_threads(threads)
+        _world.cache_clear()
+    return errors
+
+
+def _side_by_side(rows: list[Row], known: dict[str, str], places: Places, workers: int, done: Done) -> dict[str, str]:
+    errors: dict[str, str] = {}
+    waiting = {row.name: row for row in sorted(rows, key=lambda row: -row.seconds)}
+    running: dict[str, tuple[Row, AsyncResult]] = {}
+    context = multiprocessing.get_context("spawn")
+    with _terminable(), context.Pool(workers, _start_worker) as pool:  # leaving the block ends the workers
+        while waiting or running:
+            for name, (row, result) in list(running.items()):
+                if not result.ready():
+                    continue
+                del running[name]
+                try:
+                    done(row, result.get())
+                except Exception as error:
+                    errors[name] = _described(error)
+                    done(row, None)
+            for row in _startable(waiting, running, errors, workers):
+                del waiting[row.name]
+                running[row.name] = (row, pool.apply_async(run_row, (row, known[row.name], places)))
+            for name, row in list(waiting.items()):
+                if lacking := next((need for need in row.needs if need in errors), None):
+                    errors[name] = f"needs {lacking}, which failed"
+                    del waiting[name]
+            time.sleep(0.05)
+    return errors
+
+
+def _startable(waiting: dict[str, Row], running: dict, errors: dict[str, str], workers: int) -> list[Row]:
+    """What can start now, longest first; a row that wants to be alone waits for all others and is waited for."""
+    if any(row.alone for row, _ in running.values()):
+        return []
+    ready = [row for row in waiting.values() if not any(n in waiting or n in running or n in errors for n in row.needs)]
+    together = [row for row in ready if not row.alone][: workers - len(running)]
+    if together or running:
+        return together
+    return ready[:1]
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
+    torch.set_num_threads(1)
+
+
+class _terminable:
+    """SIGTERM as Ctrl-C inside the block, so that no worker is left behind."""
+
+    def __enter__(self):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        self.old = signal.signal(signal.SIGTERM, interrupt)
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self.old)
+
+
+@cache
+def _world(work: Path) -> World:
+    return World(work)
+
+
+def run_row(row: Row, key: str, places: Places) -> float:
+    """Compute a row and write its file; returns the seconds that it took."""
+    needed = {name: places.read(name) for name in row.needs}
+    begun, cpu = time.perf_counter(), time.process_time()
+    found = KINDS[row.kind](_world(places.work), row.name, row.settings, needed)
+    timing = found.pop("timing", {}) | {
+        "seconds": time.perf_counter() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+    content = {"name": row.name, "key": key, "kind": row.kind, "settings": row.settings, **found, "timing": timing}
+    with replacing(places.file(row.name)) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False), "utf-8")
+    return timing["seconds"]
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,131 @@
+"""Every way of making a picture that is compared, and what it costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from hypernoise_core import NoiseHypernetwork, Reward
+from hypernoise_core.embedded.benchmark import Made
+from hypernoise_core.generators import Generator
+from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.search import Found, best_of_path, reno_path
+
+from .rewriting import BY_RULES, load_rewriter
+from .world import Batch, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A technique in words that JSON can hold."""
+
+    adapter: str | None = None
+    """A trained adapter's name; none for the generator as it is."""
+    strength: float = 1.0
+    """Of a noise hypernetwork."""
+    steps: int = 1
+    best_of: int | None = None
+    reno: int | None = None
+    """Iterations."""
+    rewriter: str | None = None
+    """Prompt search by `rules` or `module:function`."""
+
+    @property
+    def searches(self) -> bool:
+        return bool(self.best_of or self.reno or self.rewriter)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kept picture takes."""
+
+    nfe: float
+    """Denoiser calls, those of the hypernetwork included."""
+    backward: float = 0
+    """Backward passes through generator and reward."""
+    scored: float = 0
+    """Pictures that the reward looks at."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a technique works with. `reward` is what searches go by."""
+
+    world: World
+    generator: Generator
+    reward: Reward
+    adapter: DenoiserLora | None
+
+
+def make(spec: Spec, tools: Tools, batch: Batch) -> tuple[Made, Cost]:
+    """Pictures of a batch by a technique."""
+    *_, (made, cost) = path(spec, tools, batch)
+    return made, cost
+
+
+def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
+    """The pictures after each candidate, iteration or wording of a search; of a technique without search, once."""
+    call = int(isinstance(tools.adapter, NoiseHypernetwork))
+    start = partial(tools.adapter.modulate, strength=spec.strength) if call else None
+    text = tools.reward.encode_text([case.prompt.text for case in batch.cases]) if spec.searches else batch.text
+    arguments = (tools.generator, tools.reward)
+    if spec.best_of:
+        noises = candidates(tools.generator, batch, spec.best_of)
+        for i, found in enumerate(best_of_path(*arguments, noises, batch.conditioning, text, spec.steps, start), 1):
+            yield _made(found), Cost(i * (spec.steps + call), scored=i)
+    elif spec.reno:
+        settings = dict(steps=spec.steps, start=start)
+        for i, found in enumerate(reno_path(*arguments, batch.x0, batch.conditioning, text, spec.reno, **settings)):
+            yield _made(found), Cost((i + 1) * spec.steps + call, backward=i * spec.steps, scored=i + 1)
+    elif spec.rewriter:
+        yield from _rewritten(spec, tools, batch)
+    else:
+        x0 = start(batch.x0, batch.conditioning) if start else batch.x0
+        denoiser = None if call or tools.adapter is None else tools.adapter.network
+        images = tools.generator.generate(x0, batch.conditioning, spec.steps, denoiser=denoiser)
+        yield Made(images, x0), Cost(spec.steps + call)
+
+
+def candidates(generator: Generator, batch: Batch, count: int) -> torch.Tensor:
+    """[count, B, C, h, w]: each case's own noise first, then others that no case has."""
+    others = [
+        torch.cat([generator.noise(1, seed=1_000 * case.seed + i) for case in batch.cases]) for i in range(1, count)
+    ]
+    return torch.stack([batch.x0, *others])
+
+
+def _made(found: Found) -> Made:
+    return Made(found.images, found.x0)
+
+
+def _rewritten(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
+    """The best wording for each case, by what the reward says of its picture under the case's own prompt. Wordings are
+    of a case by itself: a rewriter may go by scores."""
+    images, tries = [], 0
+    rewrite = load_rewriter(spec.rewriter or BY_RULES)
+    for i, case in enumerate(batch.cases):
+        prompt, text = case.prompt.text, tools.reward.encode_text([case.prompt.text])
+        tried: list[tuple[str, float]] = []
+        best, wordings = None, [prompt]
+        while wordings:
+            conditioning = tools.world.encode(wordings)
+            x0 = batch.x0[i : i + 1].expand(len(wordings), *batch.x0.shape[1:])
+            made = tools.generator.generate(x0, conditioning, spec.steps)
+            scores = tools.reward.score(made, text.rows([0] * len(wordings)))
+            top = int(scores.argmax())
+            if best is None or scores[top] > best[0]:
+                best = (scores[top], made[top])
+            tried = sorted([*tried, *zip(wordings, scores.tolist(), strict=True)], key=lambda pair: -pair[1])
+            tries += len(wordings)
+            wordings = rewrite(prompt, tried)
+        images.append(best[1])
+    mean = tries / len(batch.cases)
+    yield Made(torch.stack(images), batch.x0), Cost(mean * spec.steps, scored=mean)
+
+
+def tools_for(spec: Spec, world: World, reward: Reward | None = None, generator: Generator | None = None) -> Tools:
+    """Loads what a technique needs."""
+    generator = generator or world.generator
+    adapter = world.adapter(spec.adapter, generator) if spec.adapter else None
+    return Tools(world, generator, reward or world.reward, adapter)

@@ -1,0 +1,85 @@
+"""What every row works with: the embedded generator and its reward, loaded once a process, and trained adapters."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, Reward, TensorBatch, load_generator, load_reward
+from hypernoise_core.adapter_file import read_adapter
+from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.embedded.benchmark import PER_PROMPT, Case, cases
+from hypernoise_core.embedded.prompts import prompts
+from hypernoise_core.generators import Generator
+from hypernoise_core.hypernetwork import DenoiserLora
+
+PROBE_SEED = 5_000_000
+"""Of pictures that choices are made on: neither trained nor judged on."""
+
+SHIPPED = "shipped"
+"""Name of the adapter that lies beside the generator."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases that are made together."""
+
+    cases: list[Case]
+    x0: Tensor
+    conditioning: TensorBatch
+    text: TensorBatch
+
+
+@dataclass
+class World:
+    """`work` is the folder that trained weights are kept in."""
+
+    work: Path
+    _encoded: dict[str, TensorBatch] = field(default_factory=dict)
+
+    @cached_property
+    def generator(self) -> Generator:
+        return load_generator("embedded")
+
+    @cached_property
+    def reward(self) -> Reward:
+        return load_reward("embedded")
+
+    def encode(self, texts: list[str]) -> TensorBatch:
+        """Conditioning of prompts, each encoded once a process."""
+        for text in texts:
+            if text not in self._encoded:
+                self._encoded[text] = self.generator.encode([text])
+        return TensorBatch.cat([self._encoded[text] for text in texts])
+
+    def forget_encoded(self) -> None:
+        """So that encoding is done again, where its time is measured."""
+        self._encoded.clear()
+
+    def batch(self, part: list[Case]) -> Batch:
+        texts = [case.prompt.text for case in part]
+        x0 = torch.cat([self.generator.noise(1, seed=case.seed) for case in part])
+        return Batch(part, x0, self.encode(texts), self.reward.encode_text(texts))
+
+    def adapter_file(self, name: str) -> Path:
+        return HYPERNOISE_FILE if name == SHIPPED else self.work / f"{name}.safetensors"
+
+    def adapter(self, name: str, generator: Generator | None = None) -> DenoiserLora:
+        """A trained adapter of either kind, on the embedded generator or a changed one."""
+        path = self.adapter_file(name)
+        kind = FineTunedDenoiser if read_adapter(path)[1].kind == "finetune" else NoiseHypernetwork
+        return kind.load(generator or self.generator, path)
+
+
+def chosen_cases(n: int, per: int = PER_PROMPT) -> list[Case]:
+    """The first `per` of each prompt's cases among the benchmark's `n`: a paired part of them with every prompt."""
+    return [case for i, case in enumerate(cases(n)) if i % PER_PROMPT < per]
+
+
+def probe_cases(count: int) -> list[Case]:
+    """Training prompts from all over the list with seeds of their own."""
+    own = prompts(held_out=False)
+    chosen = [own[i * len(own) // count % len(own)] for i in range(count)]
+    return [Case(prompt, PROBE_SEED + i) for i, prompt in enumerate(chosen)]
