@@ -84,7 +84,8 @@ def _recomputed(forward: Callable, *args, **kwargs):
 
 class _Recomputed(torch.autograd.Function):
     """Forward without a graph, on copies, since blocks write over their inputs; backward through a graph made anew.
-    Gradients of parameters are added to `.grad` there."""
+    Gradients of parameters are added to `.grad` there. `each_with_mutations` keeps what a block writes over in between;
+    outside of it torch complains."""
 
     @staticmethod
     def forward(ctx, started, forward, tree, *leaves):
@@ -103,7 +104,7 @@ class _Recomputed(torch.autograd.Function):
             if ctx.needs_input_grad[3 + place]:
                 leaves[place].requires_grad_()
                 wanted.append(place)
-        with torch.enable_grad(), allow_mutation_on_saved_tensors():
+        with torch.enable_grad():
             copies = [leaf.clone() if torch.is_tensor(leaf) else leaf for leaf in leaves]
             outputs = _call(ctx.call, ctx.tree, copies)
             outputs = (outputs,) if torch.is_tensor(outputs) else outputs

@@ -77,7 +77,7 @@ class HostGenerator(Generator):
 
     @property
     def size_multiple(self) -> int:
-        patch = getattr(self.denoiser, "patch_size", 1)
+        patch = vars(self.denoiser).get("patch_size", 1)
         return self.latent_scale * (patch if isinstance(patch, int) else 1)
 
     def encode(self, prompts: Sequence[str]) -> TensorBatch:

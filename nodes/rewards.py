@@ -41,15 +41,18 @@ class LoadedReward:
             return scores
 
     @contextmanager
-    def present(self) -> Iterator[None]:
+    def present(self, pictures: torch.device | None = None) -> Iterator[None]:
         """Its weights on the device within the block, and never in inference mode: training differentiates through
-        them, whatever they were used for before."""
+        them, whatever they were used for before. Where the `pictures` are elsewhere, each encoder visits them."""
+        ensemble, place = self.ensemble, pictures or self.device
         with torch.inference_mode(False):
             try:
-                self.ensemble.to(self.device)
+                ensemble.offload = place != self.device
+                ensemble.to(place)
                 yield
             finally:
-                self.ensemble.to("cpu")
+                ensemble.offload = False
+                ensemble.to("cpu")
 
 
 class HyperNoiseLoadReward(io.ComfyNode):

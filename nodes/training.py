@@ -208,16 +208,18 @@ class HyperNoiseTrain(io.ComfyNode):
 
             def show(step, text, picture):
                 PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+                if picture:
+                    keep_picture(picture, place.folder / "preview.png")
                 bar.update_absolute(step, preview=picture and ("JPEG", picture, PREVIEW_SIDE))
 
-            with reward.present():
+            with reward.present(generator.device):
                 run = TrainingRun(
                     _trainer(generator, reward.ensemble, texts, config), generator, place, texts, preview_every, show
                 )
                 run.train()
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")
-        preview = torch.from_numpy(np.asarray(run.picture)).float().div(255)[None]
+        preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
         trained = HyperNoise.load(place.adapter.stem, place.adapter)
         shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(run.report()).as_dict()}
         return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import comfy.model_management
@@ -64,7 +65,7 @@ def find_place(name: str, resume: bool) -> Place:
     runs = Path(folder_paths.get_output_directory()) / RUNS
     folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(name, str(root))
     if resume:
-        for run in sorted((runs / subfolder).glob(f"{stem}_[0-9][0-9][0-9][0-9][0-9]_"), reverse=True):
+        for run in sorted((runs / subfolder).glob(f"{escape(stem)}_[0-9][0-9][0-9][0-9][0-9]_"), reverse=True):
             if checkpoint := Checkpoints(run / CHECKPOINTS).newest():
                 return Place(Path(folder) / f"{run.name}.safetensors", run, checkpoint)
     while (run := runs / subfolder / f"{stem}_{counter:05}_").exists():
