@@ -62,8 +62,8 @@ def run_training(comfy, name, **changes):
 
 
 def curves(comfy, run):
-    (state,) = (comfy.folder / "output" / "hypernoise_training" / run / "checkpoints").glob("step-*/state.json")
-    return json.loads(state.read_text())["curves"]
+    newest = max((comfy.folder / "output" / "hypernoise_training" / run / "checkpoints").glob("step-*"))
+    return json.loads((newest / "state.json").read_text())["curves"]
 
 
 def adapter(comfy, run):
@@ -83,9 +83,8 @@ def start_and_cancel(comfy, name, **changes):
         assert comfy.get("/queue")["queue_running"] or not seen, comfy.log.read_text()[-3000:]
         time.sleep(0.02)
     comfy.post("/interrupt", {})
-    with pytest.raises(ComfyError, match="interrupted") as cancelled:
+    with pytest.raises(ComfyError, match="interrupted"):
         comfy.wait(running)
-    return cancelled.value
 
 
 def test_the_reward_rises_and_the_adapter_is_usable_at_once_and_the_base_stays_bit_equal(comfy):
@@ -117,7 +116,7 @@ def test_the_reward_rises_and_the_adapter_is_usable_at_once_and_the_base_stays_b
 
 def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     before = base_picture(comfy)
-    assert not isinstance(start_and_cancel(comfy, "cut").status, str)
+    start_and_cancel(comfy, "cut")
     assert torch.equal(before, base_picture(comfy))
     cut = curves(comfy, "cut_00001_")["loss"]
     assert len(cut) >= 3
@@ -129,8 +128,8 @@ def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     assert f"went on from step {len(cut)}" in shown
     assert f"changed: max_steps: 100000 -> {steps}" in shown
     assert "changed: lr: 0.001 -> 0.0005" in shown
-    newest = max((comfy.folder / "output" / "hypernoise_training" / "cut_00001_" / "checkpoints").glob("step-*"))
-    assert json.loads((newest / "state.json").read_text())["curves"]["loss"][: len(cut)] == cut
+    curve = curves(comfy, "cut_00001_")["loss"]
+    assert (curve[: len(cut)], len(curve)) == (cut, steps)
     assert int(read_adapter(adapter(comfy, "cut_00001_"))[1].training["steps_trained"]) == steps
     with pytest.raises(ComfyError, match="rank is 8, the checkpoint has 16") as refused:
         run_training(comfy, "cut", resume=True, steps=steps + 1, rank=8)
