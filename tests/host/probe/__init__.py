@@ -244,8 +244,13 @@ class ProbeClipAndVae(io.ComfyNode):
 
     @classmethod
     def execute(cls, width, pooled, channels):
-        torch.manual_seed(0)
+        random = torch.Generator().manual_seed(0)
         weights = comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict()
+        for name, weight in weights.items():  # ComfyUI's layers come without any
+            if weight.dim() == 4:
+                weights[name] = torch.randn(weight.shape, generator=random) / weight[0].numel() ** 0.5
+            elif name.endswith("bias"):
+                weights[name] = torch.zeros_like(weight)
         return io.NodeOutput(RandomClip(width, pooled), comfy.sd.VAE(sd=weights))
 
 
