@@ -78,6 +78,8 @@ def _recomputed(forward: Callable, *args, **kwargs):
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
+    if any(map(_hides_gradients, leaves)):  # they would be lost: better to keep this block's activations
+        return forward(*args, **kwargs)
     started = torch.zeros((), requires_grad=True)  # a block's own LoRA wants a gradient also where no input does
     return _Recomputed.apply(started, forward, tree, *leaves)
 
@@ -113,8 +115,14 @@ class _Recomputed(torch.autograd.Function):
                 for o, s in zip(outputs, slopes, strict=True)
                 if torch.is_tensor(o) and o.requires_grad and s is not None
             ]
-            torch.autograd.backward([o for o, _ in pairs], [s for _, s in pairs])
+            if pairs:
+                torch.autograd.backward([o for o, _ in pairs], [s for _, s in pairs])
         return None, None, None, *(leaf.grad if i in wanted else None for i, leaf in enumerate(leaves))
+
+
+def _hides_gradients(leaf) -> bool:
+    """An object of the model's own with tensors in it that want a gradient, such as FLUX's modulations."""
+    return any(torch.is_tensor(value) and value.requires_grad for value in getattr(leaf, "__dict__", {}).values())
 
 
 def _call(forward: Callable, tree, leaves: list):

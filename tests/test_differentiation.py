@@ -3,6 +3,7 @@
 import copy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +96,18 @@ def test_recomputed_blocks_as_well_where_torchs_own_checkpoint_is_silently_wrong
 
     wrong = loss(lambda *args, **kwargs: checkpoint(on_copies, *args, use_reentrant=False, **kwargs))
     assert not torch.allclose(wrong, loss(honest), atol=1e-3)
+
+
+def test_gradients_reach_tensors_that_hide_in_a_models_own_objects():
+    class Scaled(Block):
+        def forward(self, img, scale):
+            return self.linear(img) * scale.value
+
+    model = nn.Sequential(Scaled(False))
+    differentiation.Recomputation().wrap(model)
+    scale = SimpleNamespace(value=torch.ones(4, requires_grad=True))
+    model[0](torch.ones(1, 4), scale).sum().backward()
+    assert scale.value.grad.abs().sum() > 0
 
 
 def test_inference_tensors_are_replaced_by_equal_ones_and_tied_ones_stay_tied():
