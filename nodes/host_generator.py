@@ -105,7 +105,7 @@ class HostGenerator(Generator):
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within the block, ComfyUI's models run as backward passes need it."""
+        """Within the block, ComfyUI's models run as backward passes need it, and afterwards as before."""
         self._patcher.pre_run()
         before = getattr(comfy.model_management, "in_training", False)
         comfy.model_management.in_training = True  # no fused kernels that have no gradient
@@ -193,9 +193,15 @@ class HostGenerator(Generator):
 def _undynamic(patcher: ModelPatcher) -> ModelPatcher:
     """Weights that ComfyUI streams to the GPU layer by layer are gone when the backward pass wants them: its own hooks
     take such a delegate too."""
-    if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+    if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+        return patcher.clone()
+    try:
         return patcher.get_non_dynamic_delegate()
-    return patcher.clone()
+    except RuntimeError as error:
+        raise ValueError(
+            "model: its loader cannot load it a second time, as training needs with dynamic VRAM: use one of ComfyUI's "
+            "own loaders, or start ComfyUI with --disable-dynamic-vram"
+        ) from error
 
 
 def _check_layers(denoiser: nn.Module) -> None:

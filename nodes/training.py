@@ -212,7 +212,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     keep_picture(picture, place.folder / "preview.png")
                 bar.update_absolute(step, preview=picture and ("JPEG", picture, PREVIEW_SIDE))
 
-            with reward.present(generator.device):
+            with reward.present(generator.device), generator.training():
                 run = TrainingRun(
                     _trainer(generator, reward.ensemble, texts, config), generator, place, texts, preview_every, show
                 )

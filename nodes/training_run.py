@@ -103,15 +103,14 @@ class TrainingRun:
 
     def train(self) -> None:
         """Train to the end. An interrupt, or whatever else is raised meanwhile, gets through once all is saved."""
-        generator, started, first = self.trainer.generator, time.monotonic(), self.trainer.step
+        started, first = time.monotonic(), self.trainer.step
         try:
-            with generator.training():
-                self._show(first, "base", self._preview.picture(None))
-                for event in self._events():
-                    self._take(event)
-                    seconds = (time.monotonic() - started) / max(1, self.trainer.step - first)
-                    self._tell(event, seconds * (self.trainer.config.max_steps - self.trainer.step))
-                self.picture = self._preview.picture(self._now())
+            self._show(first, "base", self._preview.picture(None))
+            for event in self._events():
+                self._take(event)
+                seconds = (time.monotonic() - started) / max(1, self.trainer.step - first)
+                self._tell(event, seconds * (self.trainer.config.max_steps - self.trainer.step))
+            self.picture = self._preview.picture(self._now())
         except BaseException:
             self._save_all_the_same()
             raise
