@@ -8,6 +8,7 @@ from .generator import HyperNoiseLoadGenerator
 from .lora_files import HyperNoiseLoraLoader, HyperNoiseSaveLora
 from .modulate import HyperNoiseModulateModel, HyperNoiseModulateNoise
 from .rewards import HyperNoiseKeepBest, HyperNoiseLoadReward, HyperNoiseRewardScore
+from .training import HyperNoiseTrain
 
 folders.register()
 
@@ -24,6 +25,7 @@ class HyperNoiseExtension(ComfyExtension):
             HyperNoiseKeepBest,
             HyperNoiseCompare,
             HyperNoiseSaveLora,
+            HyperNoiseTrain,
         ]
 
 

@@ -66,7 +66,7 @@ def report(base: Tensor, hypernoise: Tensor) -> str:
 
 def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | None) -> Tensor:
     """IMAGE [1, H, W, 3], about as wide as high, with every pair of IMAGE [B, h, w, C] side by side on white."""
-    base, hypernoise = _legible(base), _legible(hypernoise)
+    base, hypernoise = legible(base), legible(hypernoise)
     height, width = base.shape[1:3]
     label = max(12, min(32, width // 16))
     font = ImageFont.load_default(label)
@@ -82,16 +82,16 @@ def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | N
             left, top = GAP + i % across * pair + side * (width + GAP), header + i // across * row
             title = TITLES[side] + (f"  {scores[side][i]:.3f}" if scores else "")
             draw.text((left, top), title, "black", font)
-            page.paste(_pil(images[i]), (left, top + label + 2 * GAP))
+            page.paste(to_pil(images[i]), (left, top + label + 2 * GAP))
     return torch.from_numpy(np.asarray(page)).float().div(255)[None]
 
 
-def _legible(images: Tensor) -> Tensor:
+def legible(images: Tensor) -> Tensor:
     times = max(1, LEGIBLE // images.shape[2])
     return images.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
-def _pil(image: Tensor) -> Image.Image:
+def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +35,24 @@ class LoadedReward:
 
     def score(self, images: Tensor, prompt: str) -> dict[str, Tensor]:
         """Scores [B] of IMAGE [B, H, W, C] by reward, unweighted, and their weighted sum as `total`."""
-        try:
-            self.ensemble.to(self.device)
+        with self.present():
             scores = score_images(self.ensemble, images, prompt, self.device)
             scores["total"] = scores.pop(self.ensemble.name)
             return scores
-        finally:
-            self.ensemble.to("cpu")
+
+    @contextmanager
+    def present(self, pictures: torch.device | None = None) -> Iterator[None]:
+        """Its weights on the device within the block, and never in inference mode: training differentiates through
+        them, whatever they were used for before. Where the `pictures` are elsewhere, each encoder visits them."""
+        ensemble, place = self.ensemble, pictures or self.device
+        with torch.inference_mode(False):
+            try:
+                ensemble.offload = place != self.device
+                ensemble.to(place)
+                yield
+            finally:
+                ensemble.offload = False
+                ensemble.to("cpu")
 
 
 class HyperNoiseLoadReward(io.ComfyNode):
@@ -223,7 +236,8 @@ def _load(name: str, weights: str | None):
     roots = folder_paths.get_folder_paths(folders.REWARDS)
     sys.path[:0] = roots
     try:
-        return load_reward(name, weights)
+        with torch.inference_mode(False):
+            return load_reward(name, weights)
     except ValueError as error:
         raise ValueError(f"reward: {error}") from error
     finally:

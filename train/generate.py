@@ -147,9 +147,11 @@ def make_pictures(
     steps: int = 1,
     strength: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU, of one prompt from
-    each of `seeds`: the generator's, or those with an adapter of either kind. One after the other, so that a picture
-    depends on nothing but its own seed."""
+    """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU.
+
+    Pictures of one prompt, one for each of `seeds`: the generator's, or those with an adapter of either kind. One after
+    the other, so that a picture depends on nothing but its own seed.
+    """
     starts, pictures = [], []
     for seed in seeds:
         start = generator.noise(1, height, width, seed)

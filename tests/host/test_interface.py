@@ -16,6 +16,7 @@ NODES = {
     "HyperNoiseCompare",
     "HyperNoiseSaveLora",
     "HyperNoiseLoadGenerator",
+    "HyperNoiseTrain",
 }
 """Promises: workflows out there name them."""
 
@@ -64,7 +65,7 @@ def test_help_pages_and_their_pictures_are_served(comfy, nodes):
 
 def test_templates_are_offered_with_thumbnails_and_notes(comfy):
     templates = comfy.get("/workflow_templates")["ComfyUI-HyperNoise"]
-    assert len(templates) >= 5
+    assert len(templates) >= 6
     for template in templates:
         workflow = comfy.get(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.json")
         assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])

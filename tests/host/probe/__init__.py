@@ -1,6 +1,8 @@
 """A node pack for tests: exact tensors out of ComfyUI, and what it does to weights."""
 
+import importlib
 import os
+import sys
 import time
 import uuid
 
@@ -8,6 +10,8 @@ import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
+import comfy.sd
+import comfy.taesd.taesd
 import folder_paths
 import latent_preview
 import numpy as np
@@ -196,6 +200,123 @@ class ProbeSlowModel(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class ProbeStamp(io.ComfyNode):
+    """A LATENT as it was, under a stamp: with a new one, whatever comes after is not in ComfyUI's cache."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeStamp",
+            inputs=[io.Latent.Input("latent"), io.String.Input("stamp")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, latent, stamp):
+        return io.NodeOutput(latent)
+
+
+class RandomClip:
+    """Conditionings of random numbers, each prompt its own and as long as it has letters."""
+
+    def __init__(self, width, pooled):
+        self.width, self.pooled = width, pooled
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, text):
+        random = torch.Generator().manual_seed(sum(map(ord, text)))
+        tokens = torch.randn(1, 1 + len(text), self.width, generator=random)
+        return [[tokens, {"pooled_output": torch.randn(1, self.pooled, generator=random)}]]
+
+
+class ProbeClipAndVae(io.ComfyNode):
+    """A CLIP of random numbers and a TAESD with random weights, for models whose own are too large for a test."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeClipAndVae",
+            inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("channels")],
+            outputs=[io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, width, pooled, channels):
+        random = torch.Generator().manual_seed(0)
+        weights = comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict()
+        for name, weight in weights.items():  # ComfyUI's layers come without any
+            if weight.dim() == 4:
+                weights[name] = torch.randn(weight.shape, generator=random) / weight[0].numel() ** 0.5
+            elif name.endswith("bias"):
+                weights[name] = torch.zeros_like(weight)
+        return io.NodeOutput(RandomClip(width, pooled), comfy.sd.VAE(sd=weights))
+
+
+class ProbeEncode(io.ComfyNode):
+    """CLIP Text Encode for a `RandomClip`."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeEncode",
+            inputs=[io.Clip.Input("clip"), io.String.Input("text")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip, text):
+        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text)))
+
+
+class ProbeGenerator(io.ComfyNode):
+    """The pack's generator behind MODEL, CLIP and VAE: two pictures, and the gradient of their brightness in the noise,
+    kept and computed again."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeGenerator",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.Noise.Input("noise"),
+                io.Latent.Input("latent"),
+                io.String.Input("prompts"),
+                io.Int.Input("steps"),
+                io.Int.Input("seed"),
+            ],
+            outputs=[io.Image.Output(), io.Latent.Output(), io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed):
+        pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
+        host_generator = importlib.import_module(f"{pack}.nodes.host_generator")
+        differentiation = importlib.import_module(f"{pack}.nodes.differentiation")
+        x0 = noise.generate_noise(latent)
+        with torch.inference_mode(False), torch.enable_grad():
+            generator = host_generator.HostGenerator(model, clip, vae, 64)
+            conditioning = generator.encode(prompts.split("|"))
+            generator.load()
+            gradients = []
+            for again in (False, True):
+                x = x0.clone().requires_grad_()
+
+                def passes(x=x, again=again):
+                    generator.checkpoint_gradients(again)
+                    images = generator.generate(x, conditioning, steps, seed)
+                    images.square().sum().backward()
+                    yield images.detach()
+
+                with generator.training():
+                    (images,) = differentiation.each_with_mutations(passes())
+                gradients.append({"samples": x.grad})
+        return io.NodeOutput(images.movedim(1, -1), *gradients)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -207,6 +328,10 @@ class ProbeExtension(ComfyExtension):
             ProbePreview,
             ProbeNoise,
             ProbeSlowModel,
+            ProbeStamp,
+            ProbeClipAndVae,
+            ProbeEncode,
+            ProbeGenerator,
         ]
 
 

@@ -1,0 +1,258 @@
+"""ComfyUI's MODEL, CLIP and VAE behind the core's `Generator`, differentiable. Needs diffusers and peft, as training.
+
+Nodes run in inference mode, and what it makes cannot be differentiated through. So everything here belongs inside
+`torch.inference_mode(False)`, and `load` frees the weights of it, in place and bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.sd
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from hypernoise_core import TensorBatch
+from hypernoise_core.adapter_file import denoiser_fingerprint
+from hypernoise_core.generators.base import Generator
+from hypernoise_core.layers import TARGETS, is_target
+
+from .differentiation import Recomputation, leave_inference_mode
+from .residual import raw_output
+
+FAMILIES = {
+    "SD15": "sd-turbo",
+    "SD20": "sd-turbo",
+    "SDXL": "sdxl-turbo",
+    "Flux": "flux",
+    "FluxSchnell": "flux",
+}
+"""The core's names of the architectures that ComfyUI calls so; others go by ComfyUI's."""
+
+EVERYTHING = 1e20
+"""Bytes, more than there are: ComfyUI then unloads all other models, as for its own training."""
+
+
+class HostGenerator(Generator):
+    """A MODEL with its CLIP and VAE, with whatever LoRAs and patches they carry.
+
+    The denoiser sees what ComfyUI's samplers give it: `simple` sigmas, and beyond one step the sampler `lcm`, which is
+    how few-step models are sampled. `encode` all prompts first, then `load`.
+
+    Raises:
+        ValueError: a model that cannot be trained for; the words say why.
+    """
+
+    def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, default_size: int):
+        self._patcher, self._clip, self._vae = _undynamic(model), clip, vae
+        self._vae_patcher = _undynamic(vae.patcher)
+        latents = self._patcher.model.latent_format
+        if getattr(latents, "latent_dimensions", 2) != 2 or vae.latent_dim != 2:
+            raise ValueError("model: its latents are not those of still pictures, so it cannot be trained for")
+        if latents.latent_channels != vae.latent_channels:
+            raise ValueError(
+                f"vae: it decodes {vae.latent_channels} channels and the model makes {latents.latent_channels}: "
+                f"connect the VAE that belongs to the model"
+            )
+        self.denoiser: nn.Module = self._patcher.model.diffusion_model
+        _check_layers(self.denoiser)
+        self.family, self.name = _identity(self._patcher)
+        self.latent_channels = latents.latent_channels
+        self.latent_scale = int(getattr(latents, "spacial_downscale_ratio", vae.downscale_ratio))
+        self.default_size = default_size
+        self.device = self._patcher.load_device
+        self._prompts: dict[str, int] = {}
+        self._conds: list[dict] = []
+        self._recomputation = Recomputation()
+
+    @property
+    def size_multiple(self) -> int:
+        patch = vars(self.denoiser).get("patch_size", 1)
+        return self.latent_scale * (patch if isinstance(patch, int) else 1)
+
+    def encode(self, prompts: Sequence[str]) -> TensorBatch:
+        """Numbers of the conditionings, which are kept here as ComfyUI has them: no two models' look alike."""
+        return TensorBatch({"number": torch.tensor([self._number(prompt) for prompt in prompts])})
+
+    @torch.no_grad()
+    def _number(self, prompt: str) -> int:
+        if prompt not in self._prompts:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            encoded = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))
+            (cond, *_) = comfy.sampler_helpers.convert_cond(encoded)
+            self._prompts[prompt] = len(self._conds)
+            self._conds.append({key: _own(value) for key, value in cond.items()})
+        return self._prompts[prompt]
+
+    def load(self) -> None:
+        """Have ComfyUI load model and VAE, wholly and alone, and free their weights of inference mode."""
+        patchers = [self._patcher, self._vae_patcher]
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
+        for module in (self._patcher.model, self._vae_patcher.model):
+            leave_inference_mode(module.modules())
+        leave_inference_mode([self._patcher.model.latent_format])
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Within the block, ComfyUI's models run as backward passes need it, and afterwards as before."""
+        self._patcher.pre_run()
+        before = getattr(comfy.model_management, "in_training", False)
+        comfy.model_management.in_training = True  # no fused kernels that have no gradient
+        try:
+            yield
+        finally:
+            comfy.model_management.in_training = before
+            self.checkpoint_gradients(False)
+            self._patcher.cleanup()
+
+    def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+        sampling = self._patcher.model.model_sampling
+        sigma = torch.as_tensor(float(sampling.sigma_max), device=x0.device)
+        x = sampling.noise_scaling(sigma, x0, torch.zeros_like(x0))
+        return raw_output(sampling, sigma, x, self._denoised(denoiser, x, sigma, conditioning))
+
+    def denoise(
+        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+    ) -> Tensor:
+        sampling = self._patcher.model.model_sampling
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).to(x0.device)
+        x = sampling.noise_scaling(sigmas[0], x0, torch.zeros_like(x0), max_denoise=True)
+        draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed)
+        for sigma, after in pairwise(sigmas):
+            x = self._denoised(denoiser or self.denoiser, x, sigma, conditioning)
+            if after > 0:
+                x = sampling.noise_scaling(after, draw(sigma, after), x)
+        return sampling.inverse_noise_scaling(sigmas[-1], x)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self._vae
+        latents = self._patcher.model.process_latent_out(latents)
+        pictures = self._vae_patcher.model.decode(latents.to(self._vae_patcher.load_device, vae.vae_dtype))
+        return vae.process_output(pictures.to(latents.device).float().clone()).clamp(0, 1)  # it writes in place
+
+    def checkpoint_gradients(self, enabled: bool = True) -> None:
+        self._recomputation.unwrap()
+        if enabled:
+            self._recomputation.wrap(self.denoiser)
+            for name, module in self._vae_patcher.model.named_modules():
+                if name.endswith("decoder"):
+                    self._recomputation.wrap(module)
+
+    def _denoised(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
+        """What ComfyUI makes of `denoiser`'s output at x [B, C, h, w]: the clean latents, float32."""
+        model, parts, order = self._patcher.model, [], []
+        conds = self._model_conds(conditioning["number"].tolist(), x)
+        with _in_place_of(model, denoiser):
+            for rows in _alike(conds):
+                options = self._options(sigma)
+                c = comfy.samplers.cond_cat([conds[row] for row in rows])
+                c["transformer_options"] = options["transformer_options"]
+                inputs = {"input": x[rows], "timestep": sigma.expand(len(rows)), "c": c, "cond_or_uncond": [0]}
+                if wrapper := options.get("model_function_wrapper"):
+                    parts.append(wrapper(model.apply_model, inputs))
+                else:
+                    parts.append(model.apply_model(inputs["input"], inputs["timestep"], **c))
+                order += rows
+        denoised = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return denoised if order == sorted(order) else denoised[torch.tensor(order).argsort().to(x.device)]
+
+    def _model_conds(self, numbers: Sequence[int], x: Tensor) -> list[dict]:
+        """ComfyUI's inputs of the denoiser beside noise and time, for each row."""
+        made = {}
+        for number in set(numbers):
+            (cond,) = comfy.samplers.encode_model_conds(
+                self._patcher.model.extra_conds, [self._conds[number]], x[:1].detach(), x.device, "positive"
+            )
+            made[number] = {k: v.process_cond(batch_size=1, area=None) for k, v in cond["model_conds"].items()}
+        return [made[number] for number in numbers]
+
+    def _options(self, sigma: Tensor) -> dict:
+        """The MODEL's options, as ComfyUI's samplers prepare them for a call."""
+        options = self._patcher.model_options.copy()
+        merge = comfy.patcher_extension.merge_nested_dicts
+        transformer = merge({}, options.get("transformer_options", {}))
+        transformer = merge(transformer, {"wrappers": self._patcher.wrappers, "callbacks": self._patcher.callbacks})
+        transformer |= {"cond_or_uncond": [0], "sigmas": sigma.view(1), "sample_sigmas": sigma.view(1)}
+        if comfy.model_management.sage_attention_enabled() or comfy.model_management.flash_attention_enabled():
+            transformer["optimized_attention_override"] = _differentiable_attention
+        options["transformer_options"] = transformer
+        return options
+
+
+def _undynamic(patcher: ModelPatcher) -> ModelPatcher:
+    """Weights that ComfyUI streams to the GPU layer by layer are gone when the backward pass wants them: its own hooks
+    take such a delegate too."""
+    if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+        return patcher.clone()
+    try:
+        return patcher.get_non_dynamic_delegate()
+    except RuntimeError as error:
+        raise ValueError(
+            "model: its loader cannot load it a second time, as training needs with dynamic VRAM: use one of ComfyUI's "
+            "own loaders, or start ComfyUI with --disable-dynamic-vram"
+        ) from error
+
+
+def _check_layers(denoiser: nn.Module) -> None:
+    odd = [name for name, m in denoiser.named_modules() if is_target(m) and not isinstance(m, TARGETS)]
+    if odd:
+        raise ValueError(f"model: {odd[0]} is quantized; train on the model's 16 bit file, the result works on both")
+    try:
+        denoiser_fingerprint(denoiser)
+    except ValueError as error:
+        raise ValueError(f"model: {type(denoiser).__name__} cannot be trained for: {error}") from error
+
+
+def _identity(patcher: ModelPatcher) -> tuple[str, str]:
+    """(family, name) as files that the core writes have them."""
+    own = getattr(patcher.model, "generator", None)  # SANA-Sprint's, which is the core's
+    if isinstance(own, Generator):
+        return own.family, own.name
+    kind = type(patcher.model.model_config).__name__
+    family = FAMILIES.get(kind, kind.lower())
+    source = getattr(patcher, "cached_patcher_init", None)  # (loader, (file, …)); older hosts lack it
+    return family, Path(source[1][0]).stem if source and isinstance(source[1][0], str) else family
+
+
+def _alike(conds: Sequence[dict]) -> list[list[int]]:
+    """Rows in groups whose inputs can be one batch."""
+    groups: list[list[int]] = []
+    for row, cond in enumerate(conds):
+        for group in groups:
+            first = conds[group[0]]
+            if first.keys() == cond.keys() and all(first[key].can_concat(cond[key]) for key in cond):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    return groups
+
+
+@contextmanager
+def _in_place_of(model: nn.Module, denoiser: nn.Module) -> Iterator[None]:
+    before = model.diffusion_model
+    model.diffusion_model = denoiser
+    try:
+        yield
+    finally:
+        model.diffusion_model = before
+
+
+def _own(value):
+    return value.detach().cpu().clone() if torch.is_tensor(value) else value
+
+
+def _differentiable_attention(_, *args, **kwargs) -> Tensor:
+    """In place of SageAttention and FlashAttention, which ComfyUI calls without a gradient."""
+    return attention_pytorch(*args, **kwargs)

@@ -1,0 +1,271 @@
+"""Train HyperNoise: the core's trainer on whatever model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from server import PromptServer
+
+from hypernoise_core.prompt_sets import read_prompts
+
+from .adapter import HyperNoise, HyperNoiseType
+from .rewards import RewardType
+
+NO_FILE = "none"
+PROMPT_FILES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
+PREVIEW_SIDE = 1024
+"""Pixels that ComfyUI shrinks a live preview to, along its longer side."""
+
+
+class HyperNoiseTrain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseTrain",
+            display_name="Train HyperNoise",
+            category="HyperNoise",
+            description="Trains a noise hypernetwork for the model that is loaded, on a reward and on prompts alone. "
+            "The model stays as it was. Cancel keeps what was trained.",
+            search_aliases=["train noise hypernetwork", "hypernoise trainer", "train lora", "reward training"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="A few-step model: SD-Turbo, FLUX schnell, SANA-Sprint and the like."),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model; TAESD saves memory."),
+                RewardType.Input("reward", tooltip="From Load Reward: what the pictures shall become better at."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="Prompts to train on, one a line: the more and the more varied the better.",
+                ),
+                io.Combo.Input(
+                    "prompts_file",
+                    options=prompt_files(),
+                    default=NO_FILE,
+                    tooltip="More prompts: a .txt with one a line, or .json, .jsonl, .csv, .tsv or .parquet, in "
+                    "ComfyUI's input folder.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="my_hypernoise",
+                    tooltip="Of the file in models/hypernoise, without number and ending; a subfolder may stand before "
+                    "it. A new run gets a new number and never overwrites an older one.",
+                ),
+                io.Int.Input(
+                    "steps", default=200, min=2, max=1_000_000, tooltip="Optimizer steps in all, a resumed run's too."
+                ),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="Pictures for each step."),
+                io.Int.Input(
+                    "rank", default=64, min=1, max=1024, tooltip="Of the LoRA. 128 is the paper's, 16 the least."
+                ),
+                io.Float.Input(
+                    "alpha",
+                    default=128.0,
+                    min=0.01,
+                    max=10_000.0,
+                    step=0.01,
+                    tooltip="Scale of the LoRA: its share is alpha / rank. Twice the rank is usual.",
+                ),
+                io.Float.Input(
+                    "lr",
+                    default=1e-4,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-7,
+                    round=1e-9,
+                    tooltip="Learning rate. If the reward stays flat try three times as much, if the KL explodes a "
+                    "third.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=1e-4,
+                    max=10_000.0,
+                    step=1e-3,
+                    round=1e-6,
+                    tooltip="α in loss = KL - reward / α. Smaller follows the reward further: halve it until the KL "
+                    "reaches a few nats.",
+                ),
+                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Of the pictures, in pixels."),
+                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the pictures, in pixels."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=False,
+                    tooltip="Of weights, order and noise. The same settings and seed give the same result.",
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=False,
+                    tooltip="Go on with the newest run of this name, after Cancel or with more steps. Begins one if "
+                    "there is none.",
+                ),
+                io.Int.Input(
+                    "preview_every",
+                    default=20,
+                    min=1,
+                    max=1_000_000,
+                    advanced=True,
+                    tooltip="Steps between previews on the node.",
+                ),
+                io.Int.Input(
+                    "denoiser_steps",
+                    default=1,
+                    min=1,
+                    max=8,
+                    advanced=True,
+                    tooltip="Denoiser calls for a picture while training, sampled as by lcm with scheduler simple. "
+                    "What is trained at one serves at more.",
+                ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=["adamw", "sgd"],
+                    default="adamw",
+                    advanced=True,
+                    tooltip="sgd needs a third of the memory for its state, and a learning rate 10 to 100 times "
+                    "higher.",
+                ),
+                io.Float.Input(
+                    "reward_grad_clip",
+                    default=0.0,
+                    min=0.0,
+                    max=1e6,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Largest gradient of reward / α for a picture; 0 for no limit. Helps where a few pictures "
+                    "own every step.",
+                ),
+                io.Combo.Input(
+                    "gradient_checkpointing",
+                    options=["off", "hypernetwork", "all"],
+                    default="off",
+                    advanced=True,
+                    tooltip="Compute again in the backward pass instead of keeping: the hypernetwork alone is a fifth "
+                    "slower for half of the memory, all is a third slower for a fraction.",
+                ),
+                io.Int.Input(
+                    "micro_batch_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    tooltip="Pictures in memory at a time; 0 for the whole batch. Results stay.",
+                ),
+            ],
+            outputs=[
+                HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes, at once."),
+                io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph: the whole run's."),
+                io.Image.Output(display_name="preview", tooltip="Base above HyperNoise, on the same seeds."),
+                io.String.Output(display_name="path", tooltip="The file that was saved."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name=""):
+        try:
+            import diffusers  # noqa: F401
+            import peft  # noqa: F401
+        except ImportError as error:
+            return (
+                f"this node needs diffusers and peft, which ComfyUI does not bring ({error}). Install them into "
+                f"ComfyUI's Python: python -m pip install -r requirements.txt, in the folder of ComfyUI-HyperNoise"
+            )
+        parts = Path(name or "").parts
+        if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
+            return f"name {name!r} is no name for a file in models/hypernoise: write one such as my_hypernoise"
+        if prompts is None or prompts_file is None:  # from another node: known when it runs
+            return True
+        try:
+            collect_prompts(prompts, prompts_file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model, clip, vae, reward, prompts, prompts_file, name, resume, preview_every, **settings):
+        from .host_generator import HostGenerator
+        from .training_run import TrainingRun, find_place, keep_picture
+
+        with torch.inference_mode(False), torch.enable_grad():
+            texts = collect_prompts(prompts, prompts_file)
+            config = training_config(**settings)
+            place = find_place(name, resume)
+            generator = HostGenerator(model, clip, vae, default_size=config.height)
+            generator.noise(1, config.height, config.width)  # refuses a size that does not fit
+            generator.encode(["", *texts])
+            generator.load()
+            bar = comfy.utils.ProgressBar(config.max_steps)
+
+            def show(step, text, picture):
+                PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+                if picture:
+                    keep_picture(picture, place.folder / "preview.png")
+                bar.update_absolute(step, preview=picture and ("JPEG", picture, PREVIEW_SIDE))
+
+            with reward.present(generator.device), generator.training():
+                run = TrainingRun(
+                    _trainer(generator, reward.ensemble, texts, config), generator, place, texts, preview_every, show
+                )
+                run.train()
+            comfy.model_management.soft_empty_cache()
+            keep_picture(run.picture, place.folder / "preview.png")
+        preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
+        trained = HyperNoise.load(place.adapter.stem, place.adapter)
+        shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(run.report()).as_dict()}
+        return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)
+
+
+def _trainer(generator, ensemble, texts, config):
+    from hypernoise_core.training import Trainer
+
+    return Trainer(generator, ensemble, texts, config)
+
+
+def training_config(*, steps, denoiser_steps, gradient_checkpointing, micro_batch_size, reward_grad_clip, **same):
+    """The core's settings from the node's."""
+    from hypernoise_core.training import TrainingConfig
+
+    return TrainingConfig(
+        max_steps=steps,
+        steps=denoiser_steps,
+        gradient_checkpointing={"off": False, "all": True}.get(gradient_checkpointing, gradient_checkpointing),
+        micro_batch_size=micro_batch_size or None,
+        reward_grad_clip=reward_grad_clip or None,
+        beta2=0.99,
+        ema_decay=0.99,
+        diagnostics_every=0,
+        **same,
+    )
+
+
+def prompt_files() -> list[str]:
+    """Files with prompts in ComfyUI's input folder."""
+    root = Path(folder_paths.get_input_directory())
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in PROMPT_FILES)
+    return [NO_FILE, *found]
+
+
+def collect_prompts(text: str, file: str) -> list[str]:
+    """The lines of `text` that hold something, then the prompts of a file in the input folder.
+
+    Raises:
+        ValueError: no such file, one that cannot be read, or no prompts at all.
+    """
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if file != NO_FILE:
+        if file not in prompt_files():
+            raise ValueError(f"prompts_file: there is no {file} in ComfyUI's input folder: put it there")
+        prompts += read_prompts(Path(folder_paths.get_input_directory()) / file)
+    if not prompts:
+        raise ValueError("prompts: write at least one, one a line, or choose a prompts_file")
+    return prompts

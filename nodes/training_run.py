@@ -1,0 +1,251 @@
+"""A training run inside ComfyUI: where it writes, what it shows meanwhile, and how it goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hypernoise_core.files import replacing
+from hypernoise_core.training import (
+    Checkpoint,
+    Checkpoints,
+    Event,
+    StepDone,
+    StepSkipped,
+    Trainer,
+    load_trainer_state,
+    trainer_state,
+)
+
+from .compare import GAP, legible, to_pil
+from .differentiation import each_with_mutations
+from .folders import ADAPTERS
+from .host_generator import HostGenerator
+
+CHECKPOINTS = "checkpoints"
+RUNS = "hypernoise_training"
+"""In ComfyUI's output folder: a folder for each run, with checkpoints and pictures."""
+
+SAVE_EVERY = 100
+"""Steps between checkpoints: what a crash can cost. A cancelled run is saved where it stands."""
+
+PREVIEWS = 4
+"""Pictures in the preview."""
+
+PREVIEW_SEED = 12_345
+"""Of the first preview picture: the same in every run and at every step."""
+
+CURVES = ("loss", "reward", "kl")
+TITLES = ("base", "HyperNoise")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run writes, and the checkpoint it goes on from."""
+
+    adapter: Path
+    folder: Path
+    checkpoint: Checkpoint | None = None
+
+
+def find_place(name: str, resume: bool) -> Place:
+    """A new place under `name`, numbered as ComfyUI numbers what it saves; or the newest one there is to go on with."""
+    root = Path(folder_paths.get_folder_paths(ADAPTERS)[0])
+    runs = Path(folder_paths.get_output_directory()) / RUNS
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(name, str(root))
+    if resume:
+        for run in sorted((runs / subfolder).glob(f"{escape(stem)}_[0-9][0-9][0-9][0-9][0-9]_"), reverse=True):
+            if checkpoint := Checkpoints(run / CHECKPOINTS).newest():
+                return Place(Path(folder) / f"{run.name}.safetensors", run, checkpoint)
+    while (run := runs / subfolder / f"{stem}_{counter:05}_").exists():
+        counter += 1
+    return Place(Path(folder) / f"{run.name}.safetensors", run)
+
+
+class TrainingRun:
+    """Drives a `Trainer` and keeps what it made, however it ends.
+
+    Args:
+        prompts: what the previews show, from all over the list.
+        preview_every: steps between previews.
+        show: gets the step, a line of text, and a picture where there is a new one; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        generator: HostGenerator,
+        place: Place,
+        prompts: Sequence[str],
+        preview_every: int,
+        show: Callable[[int, str, Image.Image | None], None],
+    ):
+        self.trainer, self.place, self._show, self._every = trainer, place, show, preview_every
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.notes: list[str] = []
+        """What a person should know: changed settings, skipped steps."""
+        self._checkpoints = Checkpoints(place.folder / CHECKPOINTS)
+        self._saved = -1
+        if place.checkpoint:
+            self._resume(place.checkpoint)
+        self._preview = _Preview(trainer, generator, prompts)
+
+    def train(self) -> None:
+        """Train to the end. An interrupt, or whatever else is raised meanwhile, gets through once all is saved."""
+        started, first = time.monotonic(), self.trainer.step
+        try:
+            self._show(first, "base", self._preview.picture(None))
+            for event in self._events():
+                self._take(event)
+                seconds = (time.monotonic() - started) / max(1, self.trainer.step - first)
+                self._tell(event, seconds * (self.trainer.config.max_steps - self.trainer.step))
+            self.picture = self._preview.picture(self._now())
+        except BaseException:
+            self._save_all_the_same()
+            raise
+        self._save()
+
+    def _events(self) -> Iterator[Event]:
+        """The trainer's, with a chance to be cancelled before each."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        for event in each_with_mutations(self.trainer.events()):
+            yield event
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def _take(self, event: Event) -> None:
+        """Before anything that can be interrupted: a step that is made is in the curves."""
+        if isinstance(event, StepDone):
+            for name in CURVES:
+                self.curves[name].append(event.metrics[name])
+        elif isinstance(event, StepSkipped):
+            self.notes.append(f"step {event.step} was skipped: {event.reason}")
+
+    def _tell(self, event: Event, seconds_left: float) -> None:
+        if isinstance(event, StepDone):
+            picture = self._preview.picture(self._now()) if event.step % self._every == 0 else None
+            self._show(event.step, f"{self.summary()}, {_duration(seconds_left)} left", picture)
+            if event.step % SAVE_EVERY == 0:
+                self._save()
+
+    def summary(self) -> str:
+        """Step, and means of the last steps."""
+        last = {name: np.mean(values[-10:]) if values else 0.0 for name, values in self.curves.items()}
+        step, steps = self.trainer.step, self.trainer.config.max_steps
+        return f"step {step} of {steps}: reward {last['reward']:.4g}, KL {last['kl']:.3g}"
+
+    def report(self) -> str:
+        """What was done, what it brought on the preview's seeds, and what a person should know."""
+        base, trained = self._preview.scores
+        lines = [self.summary(), f"preview: reward {base:.4g} -> {trained:.4g}", *self.notes]
+        return "\n".join([*lines, f"saved as models/hypernoise/{self.place.adapter.name}"])
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.load()
+        changes = load_trainer_state(self.trainer, state)
+        curves = state.values.get("curves", {})
+        self.curves = {name: list(curves.get(name, [])) for name in CURVES}
+        self.notes = [f"went on from step {self.trainer.step}", *(f"changed: {change}" for change in changes)]
+        self._saved = self.trainer.step
+
+    def _save(self) -> None:
+        """Checkpoint, then adapter: what is resumed is never older than what is used."""
+        if self.trainer.step != self._saved and self.trainer.step:
+            state = trainer_state(self.trainer)
+            state.values["curves"] = self.curves
+            self._checkpoints.save(state, self.trainer.save)
+            self._saved = self.trainer.step
+        if self.trainer.step:
+            self.trainer.save(self.place.adapter)
+
+    def _save_all_the_same(self) -> None:
+        """Without an error of its own: the one that ended the run is what ComfyUI must see, a cancel as a cancel."""
+        try:
+            self._save()
+            if self.trainer.step:
+                logging.info("HyperNoise: %s; saved as %s", self.summary(), self.place.adapter)
+        except Exception:
+            logging.exception("HyperNoise: the training could not be saved")
+
+    def _now(self):
+        """The adapter as it would be saved."""
+        return self.trainer.averaged()
+
+
+class _Preview:
+    """Pictures of fixed prompts and seeds, base above HyperNoise, and their rewards."""
+
+    def __init__(self, trainer: Trainer, generator: HostGenerator, prompts: Sequence[str]):
+        config = trainer.config
+        chosen = [prompts[i * len(prompts) // PREVIEWS] for i in range(PREVIEWS)]
+        self._trainer, self._generator = trainer, generator
+        self._conditioning, self._text = generator.encode(chosen), trainer.reward.encode_text(chosen)
+        seeds = range(PREVIEW_SEED, PREVIEW_SEED + PREVIEWS)
+        self._x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in seeds])
+        self._base: Tensor | None = None
+        self.scores = [0.0, 0.0]
+        """Mean rewards of base and HyperNoise."""
+
+    @torch.no_grad()
+    def picture(self, averaged) -> Image.Image:
+        """`averaged`: the trainer's context manager of the adapter, or None for the base alone."""
+        if self._base is None:
+            self._base, self.scores[0] = self._make(self._x0)
+        rows = [self._base]
+        if averaged is not None:
+            with averaged as adapter:
+                moved = torch.cat([adapter.modulate(x, c) for x, c in self._one_by_one()])
+            made, self.scores[1] = self._make(moved)
+            rows.append(made)
+        titles = [f"{title}  reward {score:.4g}" for title, score in zip(TITLES, self.scores, strict=True)]
+        return stacked(rows, titles[: len(rows)])
+
+    def _make(self, x0: Tensor) -> tuple[Tensor, float]:
+        """One by one, as little memory as may be."""
+        steps = self._trainer.config.steps
+        parts = [
+            self._generator.generate(x0[i : i + 1], self._conditioning.rows([i]), steps, seed=PREVIEW_SEED + i)
+            for i in range(len(x0))
+        ]
+        images = torch.cat(parts)
+        total = self._trainer.reward.combine(self._trainer.reward.scores(images, self._text))
+        return images.movedim(1, -1).cpu(), total.mean().item()
+
+    def _one_by_one(self):
+        return ((self._x0[i : i + 1], self._conditioning.rows([i])) for i in range(len(self._x0)))
+
+
+def stacked(rows: Sequence[Tensor], titles: Sequence[str]) -> Image.Image:
+    """IMAGEs [B, h, w, 3], one batch a row under its title, on white."""
+    rows = [legible(images) for images in rows]
+    count, height, width = rows[0].shape[:3]
+    label = max(12, min(32, width // 16))
+    band = label + 3 * GAP + height
+    page = Image.new("RGB", (GAP + count * (width + GAP), len(rows) * band), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(label)
+    for r, (images, title) in enumerate(zip(rows, titles, strict=True)):
+        draw.text((GAP, r * band + GAP), title, "black", font)
+        for i, image in enumerate(images):
+            page.paste(to_pil(image), (GAP + i * (width + GAP), r * band + label + 2 * GAP))
+    return page
+
+
+def keep_picture(picture: Image.Image, path: Path) -> None:
+    with replacing(path) as temporary:
+        picture.save(temporary)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
