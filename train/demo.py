@@ -29,11 +29,11 @@ from .run import FINAL_NAME, METRICS_NAME, Run
 PROG = "python -m train.demo"
 
 RUNS = {
-    "preference": ("embedded", "noise"),
-    "redness-noise": ("embedded-redness", "noise"),
-    "redness-finetune": ("embedded-redness", "finetune"),
+    "preference": "embedded",
+    "redness-noise": "embedded-redness",
+    "redness-finetune": "embedded-redness-finetune",
 }
-"""Folder of each run to its recipe and train_type."""
+"""Folder of each run to its recipe."""
 
 TITLES = dict(zip(RUNS, ("HyperNoise", "redness HyperNoise", "redness fine-tuned"), strict=True))
 
@@ -70,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, begun = Path(args.save_dir), time.perf_counter()
     generator, judge_reward = load_generator("embedded"), load_reward("embedded")
 
-    adapters = {
-        name: _train(generator, recipe, train_type, args.scale, folder / name)
-        for name, (recipe, train_type) in RUNS.items()
-    }
+    adapters = {name: _train(generator, recipe, args.scale, folder / name) for name, recipe in RUNS.items()}
     trained = time.perf_counter() - begun
     with replacing(folder / FINAL_NAME) as temporary:
         shutil.copyfile(folder / "preference" / FINAL_NAME, temporary)
@@ -87,12 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     _show(folder, base, results, trained)
 
 
-def _train(generator: Generator, recipe: str, train_type: str, scale: float, folder: Path) -> DenoiserLora:
+def _train(generator: Generator, recipe: str, scale: float, folder: Path) -> DenoiserLora:
     """Train by a recipe into `folder`, emptied first; returns the adapter with its averaged weights."""
     shutil.rmtree(folder, ignore_errors=True)
-    args: TrainArguments = parse(
-        TrainArguments, PROG, "", [f"--train_type={train_type}"], str(RECIPES / f"{recipe}.yaml")
-    )
+    args: TrainArguments = parse(TrainArguments, PROG, "", [], str(RECIPES / f"{recipe}.yaml"))
     prompts, reward = args.load_prompts(), args.load_rewards()
     config = args.training_config(sum(prompts.sizes))
     config = replace(
