@@ -253,7 +253,7 @@ def further_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
 
 
 def retraining(scale: float, seed: int, steps: int = 0, noise: float = 0.0) -> dict:
-    return {"steps": round(steps * scale), "batch": 32, "lr": 1e-4, "noise": noise, "seed": seed}
+    return {"steps": steps and max(2, round(steps * scale)), "batch": 32, "lr": 1e-4, "noise": noise, "seed": seed}
 
 
 def timing_row(sizes: Sizes, rewriter: str) -> Row:
