@@ -177,6 +177,8 @@ def test_a_changed_generator_is_kept(whole):
     folder, rows = whole
     own = World(Places(folder).work)
     assert 0 < rows["perturbed"]["relative_change"] < 0.1
+    assert rows["retrained"]["relative_change"] > 0
+    assert len(rows["retrained"]["losses"]) == 2
     before, after = (next(g.denoiser.parameters()) for g in (own.generator, load_changed(own, "perturbed")))
     assert 0 < (after - before).abs().max() < 0.2
 

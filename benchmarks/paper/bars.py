@@ -100,8 +100,12 @@ def _best_of(results: Results) -> tuple[str, bool]:
 
 def _finetuned(results: Results) -> tuple[str, bool]:
     difference = results.difference("finetune-1", "base-1")
-    share = results.number("finetune-1", "diversity", "pixels") / results.number("base-1", "diversity", "pixels")
-    return f"{difference}, diversity {share:.2f} of the base's", difference.mean <= -0.1 and share <= 0.4
+    pixels, features = (
+        results.number("finetune-1", "diversity", name) / results.number("base-1", "diversity", name)
+        for name in ("pixels", "features")
+    )
+    measured = f"{difference}, diversity {pixels:.2f} of the base's in pixels, {features:.2f} in features"
+    return measured, difference.mean <= -0.1 and pixels <= 0.4
 
 
 CHECKS: list[tuple[str, Check]] = [

@@ -9,7 +9,7 @@ import torch
 from hypernoise_core.files import replacing
 
 from . import tables
-from .plan import ABLATION_SHARE, FINETUNE_SHARE, HARD_QUANTILE, PER_BEST_OF_50, PER_RENO, REDNESS_IN_ENSEMBLE
+from .plan import ABLATION_SHARE, HARD_QUANTILE, PER_BEST_OF_50, PER_RENO, REDNESS_IN_ENSEMBLE
 from .plots import plots
 from .results import Results
 
@@ -115,7 +115,7 @@ def _preamble(results: Results, scale: float, seed: int) -> str:
         f"{pictures}Held-out prompts, seeds that were never trained on, the same ones for every method. Training "
         f"seeds {seed} to {seed + 2}; three seeds are averaged where a row says HyperNoise and no search follows, "
         f"else the first is used. Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten "
-        f"seeds. Fine-tuning has {FINETUNE_SHARE:g} times HyperNoise's steps. torch "
+        f"seeds. Fine-tuning sees as many pictures as HyperNoise's training. torch "
         f"{torch.__version__.split('+')[0]}, one CPU thread a process, {platform.machine()}."
     )
 

@@ -66,6 +66,9 @@ def make_trainer(world: World, settings: Mapping) -> Trainer:
     args: TrainArguments = parse(TrainArguments, "benchmark", "", argv, str(RECIPES / f"{settings['recipe']}.yaml"))
     mix = args.load_prompts()
     config, share = args.training_config(sum(mix.sizes)), settings["share"]
+    if config.train_type == "finetune":  # has no warm start: it gets those pictures as steps
+        steps = config.max_steps + config.warm_start_pictures // config.batch_size
+        config = replace(config, max_steps=steps, warm_start_pictures=0)
     config = replace(
         config,
         max_steps=max(2, round(share * config.max_steps)),
