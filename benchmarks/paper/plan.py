@@ -222,7 +222,7 @@ def further_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
         Row(
             "redness-finetune",
             "trained",
-            {**redness, "arguments": ["--train_type=finetune"], "snapshots": 12},
+            {**by_recipe(scale, seed, "embedded-redness-finetune"), "snapshots": 12},
             seconds=50,
         ),
         Row(
