@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from transformers import AutoConfig, PreTrainedModel
 
-from ..rewards.checkpoints import reason
+from ..tensor_file import reason
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..rewards.checkpoints import reason
+from ..tensor_file import reason
 
 SPACY_MODEL = "en_core_web_sm"
 
