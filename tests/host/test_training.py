@@ -216,15 +216,20 @@ def test_the_generator_draws_comfyuis_pictures_and_recomputing_changes_no_gradie
 
 def test_training_a_model_of_comfyuis_own(comfy, host_model):
     """Reward up, base bit-equal, and a file that the core's diffusers model takes."""
-    g = Graph()
-    model, clip, vae = host_model.loaded(g)
-    noise, conditioning = g.RandomNoise(noise_seed=3), g.ProbeEncode(clip=clip, text="a cat")
-    g.ProbeSave(image=sampled(g, model, conditioning, vae, noise, batch=4))
-    ((before, _),) = saved(comfy, comfy.run(g.nodes))
 
-    g = Graph()
-    model, clip, vae = host_model.loaded(g)
-    noise, conditioning = g.RandomNoise(noise_seed=3), g.ProbeEncode(clip=clip, text="a cat")
+    def prompt():
+        g = Graph()
+        loaded = host_model.loaded(g)
+        return g, loaded, g.RandomNoise(noise_seed=3), g.ProbeEncode(clip=loaded[1], text="a cat")
+
+    def base_pictures():
+        g, (model, _, vae), noise, conditioning = prompt()
+        g.ProbeSave(image=sampled(g, model, conditioning, vae, noise, batch=4))
+        ((pictures, _),) = saved(comfy, comfy.run(g.nodes))
+        return pictures
+
+    before = base_pictures()
+    g, (model, clip, vae), noise, conditioning = prompt()
     hypernoise = train(
         g, model, clip, vae, host_model.name, prompts="a cat\na red dog", steps=12, rank=4, alpha=8.0,
         temperature=1e-4, gradient_checkpointing="all",
@@ -232,11 +237,10 @@ def test_training_a_model_of_comfyuis_own(comfy, host_model):
     moved = g.HyperNoiseModulateNoise(
         noise=noise, model=model, conditioning=conditioning, hypernoise=hypernoise, strength=1.0
     )
-    for drawn in (noise, moved):
-        g.ProbeSave(image=sampled(g, model, conditioning, vae, drawn, batch=4))
-    (base, _), (trained, _) = saved(comfy, comfy.run(g.nodes))
-    assert torch.equal(before, base)
-    red, green, blue = (trained - base).mean((0, 1, 2))
+    g.ProbeSave(image=sampled(g, model, conditioning, vae, moved, batch=4))
+    ((trained, _),) = saved(comfy, comfy.run(g.nodes))
+    assert torch.equal(before, base_pictures())
+    red, green, blue = (trained - before).mean((0, 1, 2))
     assert red - (green + blue) / 2 > 0
     weights, info = read_adapter(adapter(comfy, f"{host_model.name}_00001_"))
     assert (info.family, info.generator) == (host_model.family, host_model.name)
