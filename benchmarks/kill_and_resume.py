@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from hypernoise_core.training import Checkpoints
@@ -87,6 +88,7 @@ def _fork(folder: Path, save_dir: Path, steps: int, rank: int, processes: int, p
     try:
         together = {"WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in together.items()}, MASTER_ADDR="127.0.0.1")
+        AcceleratorState._reset_state(reset_partial_state=True)  # what the parent has been: a process on its own
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         log = os.open(folder / f"stderr-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
