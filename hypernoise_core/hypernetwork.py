@@ -139,15 +139,31 @@ class NoiseHypernetwork(DenoiserLora):
         """The residual for unit noise `x0` [B, C, h, w]: same shape, float32."""
         return self.generator.first_call(self.network, x0, conditioning)
 
-    def modulate(self, x0: Tensor, conditioning: TensorBatch, strength: float = 1.0) -> Tensor:
-        """x0 + strength · f_φ(x0, c) (paper, equation 6); strength 0 returns `x0` itself."""
-        return x0 if strength == 0 else x0 + strength * self(x0, conditioning)
+    def modulate(self, x0: Tensor, conditioning: TensorBatch, strength: float = 1.0, iterations: int = 1) -> Tensor:
+        """x0 + strength · f_φ(x0, c) (paper, equation 6), `iterations` times over: each starts from the noise that the
+        one before has moved, and costs a denoiser call. Strength 0 or no iteration returns `x0` itself.
+
+        Raises:
+            ValueError: `iterations` is below 0.
+        """
+        if iterations < 0:
+            raise ValueError(f"iterations is {iterations}; it must be at least 0")
+        for _ in range(iterations if strength else 0):
+            x0 = x0 + strength * self(x0, conditioning)
+        return x0
 
     def generate(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0, strength: float = 1.0
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int = 1,
+        seed: int = 0,
+        strength: float = 1.0,
+        iterations: int = 1,
     ) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] from the modulated noise."""
-        return self.generator.generate(self.modulate(x0, conditioning, strength), conditioning, steps, seed)
+        start = self.modulate(x0, conditioning, strength, iterations)
+        return self.generator.generate(start, conditioning, steps, seed)
 
 
 class FineTunedDenoiser(DenoiserLora):

@@ -1,10 +1,13 @@
 """Modulate Noise, as a NOISE and as a MODEL."""
 
 import math
+from dataclasses import dataclass
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
+from torch import Tensor
 
 from .adapter import HyperNoise, HyperNoiseType, check_conditioning
 from .residual import KEY, residual
@@ -25,18 +28,43 @@ def strength_input() -> io.Float.Input:
     )
 
 
+def iterations_input() -> io.Int.Input:
+    return io.Int.Input(
+        "iterations",
+        default=1,
+        min=1,
+        max=10,
+        tooltip="How often the noise is moved, each time from where it is and for one denoiser call more. 2 at strength "
+        "0.75 went further than 1 in the project's benchmark.",
+    )
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """How a HyperNoise LoRA moves noise."""
+
+    hypernoise: HyperNoise
+    strength: float
+    iterations: int
+
+    def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
+        for _ in range(self.iterations):
+            noise = noise + self.strength * residual(model, self.hypernoise, noise, conditioning)
+        return noise
+
+
 class ModulatedNoise:
     """A NOISE that moves what another one draws, when the sampler asks and the latent's size is known."""
 
-    def __init__(self, noise, model, conditioning: list, hypernoise: HyperNoise, strength: float):
+    def __init__(self, noise, model: ModelPatcher, conditioning: list, modulation: Modulation):
         self.noise, self.seed = noise, noise.seed
-        self.model, self.conditioning, self.hypernoise, self.strength = model, conditioning, hypernoise, strength
+        self.model, self.conditioning, self.modulation = model, conditioning, modulation
 
     def generate_noise(self, input_latent: dict):
         x0 = self.noise.generate_noise(input_latent)
         if _is_empty(x0) or not _is_empty(input_latent["samples"]):
             return x0
-        return x0 + self.strength * residual(self.model, self.hypernoise, x0, self.conditioning)
+        return self.modulation(self.model, x0, self.conditioning)
 
 
 class HyperNoiseModulateNoise(io.ComfyNode):
@@ -56,6 +84,7 @@ class HyperNoiseModulateNoise(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="The positive prompt that will be sampled."),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
+                iterations_input(),
             ],
             outputs=[
                 io.Noise.Output(
@@ -66,12 +95,13 @@ class HyperNoiseModulateNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, model, conditioning, hypernoise, strength) -> io.NodeOutput:
+    def execute(cls, noise, model, conditioning, hypernoise, strength, iterations=1) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(noise)
         hypernoise.fit(model)  # a wrong pair is told here, before anything is sampled
         check_conditioning(model, (tokens for tokens, _ in conditioning))
-        return io.NodeOutput(ModulatedNoise(noise, model, conditioning, hypernoise, strength))
+        modulation = Modulation(hypernoise, strength, iterations)
+        return io.NodeOutput(ModulatedNoise(noise, model, conditioning, modulation))
 
 
 class HyperNoiseModulateModel(io.ComfyNode):
@@ -90,6 +120,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
                 ),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
+                iterations_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -100,16 +131,16 @@ class HyperNoiseModulateModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, hypernoise, strength) -> io.NodeOutput:
+    def execute(cls, model, hypernoise, strength, iterations=1) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model)
         hypernoise.fit(model)
         model = model.clone()
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _modulating(hypernoise, strength))
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _modulating(Modulation(hypernoise, strength, iterations)))
         return io.NodeOutput(model)
 
 
-def _modulating(hypernoise: HyperNoise, strength: float):
+def _modulating(modulation: Modulation):
     """A wrapper of CFGGuider.outer_sample that moves the noise on its way in."""
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
@@ -117,7 +148,7 @@ def _modulating(hypernoise: HyperNoise, strength: float):
         if not (_is_empty(noise) or (_starts_below_full_noise(guider, sigmas) and not _is_empty(latent_image))):
             texts = (cond.get("cross_attn") for cond in guider.original_conds["positive"])
             check_conditioning(guider.model_patcher, texts)
-            noise = noise + strength * residual(guider.model_patcher, hypernoise, noise, guider.original_conds)
+            noise = modulation(guider.model_patcher, noise, guider.original_conds)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     return outer_sample

@@ -32,7 +32,7 @@ def record(name, settings, nfe=1.0):
     per = settings["per"]
     count = settings["n"] // 10 * per
     skill = next((value for key, value in SKILL.items() if name.startswith(key)), 0.55)
-    skill += 0.2 * ("best-of" in name) + 0.3 * ("reno" in name)
+    skill += 0.2 * ("best-of" in name) + 0.3 * ("reno" in name) + 0.1 * ("1x" in name)
     correct = (rng.random(count) < skill).astype(float)
     scores = dict(zip(CATEGORIES, correct.reshape(len(CATEGORIES), -1).mean(1).tolist(), strict=True))
     mean = float(np.mean(list(scores.values())))
@@ -84,7 +84,8 @@ def _transferred(row):
 def _timed(row):
     timed = {}
     for name, spec in row.settings["specs"].items():
-        calls = spec.get("steps", 1) * spec.get("best_of", 1) + ("adapter" in spec) + 3 * spec.get("reno", 0)
+        calls = spec.get("steps", 1) * spec.get("best_of", 1) + 3 * spec.get("reno", 0)
+        calls += spec.get("iterations", "adapter" in spec)
         timed[name] = {"seconds_per_image": 0.004 * calls, "ratio": float(calls)}
     return {"timing": {"pictures": 12, "rows": timed}}
 

@@ -20,6 +20,20 @@ def test_exactly_zero_when_made(generator, prompts):
     assert torch.count_nonzero(delta) == 0
 
 
+def test_further_iterations_start_from_the_moved_noise(generator, hypernetwork, prompts):
+    x0, conditioning = generator.noise(2, seed=1), generator.encode(prompts[:2])
+    once = hypernetwork.modulate(x0, conditioning, 0.5)
+    twice = hypernetwork.modulate(x0, conditioning, 0.5, iterations=2)
+    assert torch.equal(twice, hypernetwork.modulate(once, conditioning, 0.5))
+    assert not torch.equal(twice, once)
+    assert torch.equal(
+        hypernetwork.generate(x0, conditioning, strength=0.5, iterations=2), generator.generate(twice, conditioning)
+    )
+    assert hypernetwork.modulate(x0, conditioning, iterations=0) is x0
+    with pytest.raises(ValueError, match="iterations is -1"):
+        hypernetwork.modulate(x0, conditioning, iterations=-1)
+
+
 def test_strength_zero_is_the_base_bit_for_bit(generator, hypernetwork, prompts):
     x0, conditioning = generator.noise(2), generator.encode(prompts[:2])
     base = generator.generate(x0, conditioning)

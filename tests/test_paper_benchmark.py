@@ -137,8 +137,10 @@ def test_two_workers_on_the_embedded_generator_give_what_one_gives(tmp_path):
 COSTS = {
     "base": (Spec(steps=4), 4, 0, 0),
     "hypernoise": (Spec(adapter=SHIPPED, steps=4), 5, 0, 0),
+    "hypernoise applied again": (Spec(adapter=SHIPPED, steps=2, iterations=3), 5, 0, 0),
     "best of three": (Spec(best_of=3), 3, 0, 3),
     "from modulated noise": (Spec(best_of=3, adapter=SHIPPED, steps=2), 9, 0, 3),
+    "from noise moved twice": (Spec(best_of=3, adapter=SHIPPED, iterations=2), 9, 0, 3),
     "reno": (Spec(reno=5), 6, 5, 6),
     "reno from modulated noise": (Spec(reno=5, adapter=SHIPPED), 7, 5, 6),
 }

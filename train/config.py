@@ -11,7 +11,7 @@ from hypernoise_core.training import TrainingConfig
 
 from .launch import Tracker, check_installed
 from .model import ModelArguments
-from .prompts import TASKS, load_mix
+from .prompts import NAMES, load_mix
 from .rewards import RewardArguments
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -189,8 +189,8 @@ class TrainArguments(ModelArguments, RewardArguments):
         """
         if self.prompts:
             return load_mix(self.prompts, self.prompts_dir)
-        if self.task and self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(TASKS)}, or pass --prompts")
+        if self.task and self.task not in NAMES:
+            raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(NAMES)}, or pass --prompts")
         if not self.task and self.model != "embedded":
             raise ValueError(f"no prompts for model {self.model!r}: pass a file by --prompts FILE")
         return load_mix(self.task or "embedded", self.prompts_dir)

@@ -54,6 +54,8 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     """Denoiser calls per picture, such as 1 or 1,2,4."""
     strength: float = 1.0
     """Of a noise hypernetwork."""
+    iterations: int = 1
+    """How often a noise hypernetwork moves the noise, each time from where it is: a denoiser call each."""
     save_dir: str | None = None
     """Folder. embedded: for evaluation.json, nothing is written without. Others: for pictures, scores, report.md and
     report.json; outputs/evaluate-<benchmark> when not given."""
@@ -104,7 +106,7 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         super().__post_init__()
         if not all(part.strip().isdigit() and int(part) > 0 for part in self.steps.split(",")):
             raise ValueError(f"steps is {self.steps!r}: give numbers above 0 with commas between, such as 1,2,4")
-        for name in ("threads", "limit", "samples"):
+        for name in ("threads", "iterations", "limit", "samples"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.benchmark == "embedded":
@@ -146,13 +148,13 @@ def base_method(generator: Generator, steps: int = 1) -> Method:
     return lambda x0, conditioning, text: Made(generator.generate(x0, conditioning, steps), x0)
 
 
-def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0) -> Method:
+def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0, iterations: int = 1) -> Method:
     """The generator with a noise hypernetwork, or the fine-tuned one."""
     generator = adapter.generator
 
     def method(x0, conditioning, text) -> Made:
         if isinstance(adapter, NoiseHypernetwork):
-            start = adapter.modulate(x0, conditioning, strength)
+            start = adapter.modulate(x0, conditioning, strength, iterations)
             return Made(generator.generate(start, conditioning, steps), start)
         return Made(adapter.generate(x0, conditioning, steps), x0)
 
@@ -160,11 +162,17 @@ def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0)
 
 
 def compare(
-    generator: Generator, reward: Reward, adapter: DenoiserLora, todo: list[Case], steps: int, strength: float = 1.0
+    generator: Generator,
+    reward: Reward,
+    adapter: DenoiserLora,
+    todo: list[Case],
+    steps: int,
+    strength: float = 1.0,
+    iterations: int = 1,
 ) -> tuple[Result, Result]:
     """(base, adapter) on the same cases."""
     base = measure(generator, reward, base_method(generator, steps), todo)
-    return base, measure(generator, reward, adapter_method(adapter, steps, strength), todo)
+    return base, measure(generator, reward, adapter_method(adapter, steps, strength, iterations), todo)
 
 
 def report(base: Result, other: Result) -> dict:
@@ -211,7 +219,7 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
     adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
-        base, other = compare(generator, reward, adapter, todo, steps, args.strength)
+        base, other = compare(generator, reward, adapter, todo, steps, args.strength, args.iterations)
         reports[str(steps)] = report(base, other)
         rows = {f"base, {steps} step(s)": base.summary(), f"{adapter.kind}, {steps} step(s)": other.summary()}
         low, high = reports[str(steps)]["interval_95"]

@@ -52,6 +52,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Denoiser calls per picture."""
     strength: float = 1.0
     """Of the adapter: 0 is the base picture, above 1 goes further than it was trained to."""
+    iterations: int = 1
+    """How often the adapter moves the noise, each time from where it is: a denoiser call each."""
     seed: int = 0
     """Of the first picture of each prompt; the next have the seeds after it."""
     n: int = 4
@@ -85,7 +87,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
         super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
-        for name in ("steps", "n", "threads"):
+        for name in ("steps", "iterations", "n", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.best_of is not None and self.best_of < self.n:
@@ -146,6 +148,7 @@ def make_pictures(
     width: int | None = None,
     steps: int = 1,
     strength: float = 1.0,
+    iterations: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU.
 
@@ -156,7 +159,7 @@ def make_pictures(
     for seed in seeds:
         start = generator.noise(1, height, width, seed)
         if isinstance(adapter, NoiseHypernetwork):
-            start = adapter.modulate(start, conditioning, strength)
+            start = adapter.modulate(start, conditioning, strength, iterations)
         painter = adapter if adapter is not None and not isinstance(adapter, NoiseHypernetwork) else generator
         starts.append(start.cpu())
         pictures.append(painter.generate(start, conditioning, steps, seed).float().cpu())
@@ -178,7 +181,7 @@ def make_candidates(
     """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
     starts, images = make_pictures(
-        generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength
+        generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength, args.iterations
     )
     made = Candidates(seeds, starts, images, {})
     if reward is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.prompt_sets import PromptMix, PromptSet, find_column, read_prompts
 
@@ -35,7 +36,8 @@ def load_mix(sources: str, folder: str | None = None) -> PromptMix:
     sets = []
     for part in filter(None, (p.strip() for p in sources.split(","))):
         name, weight = _weighted(part)
-        sets.append(PromptSet(name, tuple(_load(name, folder)), weight))
+        parts = MIXES.get(name, (name,))
+        sets += [PromptSet(own, tuple(_load(own, folder)), weight / len(parts)) for own in parts]
     if not sets:
         raise ValueError("no prompts given: name a file or a task")
     return PromptMix(tuple(sets))
@@ -58,7 +60,7 @@ def _load(source: str, folder: str | None) -> list[str]:
         return _from_hub(source)
     path, _, column = source.partition("#")
     if not Path(path).suffix and not Path(path).exists():
-        raise ValueError(f"no prompt file and no task {source!r}: tasks are {', '.join(TASKS)}")
+        raise ValueError(f"no prompt file and no task {source!r}: tasks are {', '.join(NAMES)}")
     return read_prompts(path, column or None)
 
 
@@ -98,8 +100,16 @@ def _all(folder: str | None) -> list[str]:
     return [text for task in ("t2i-compbench", "abc-6k", "pickapic") for text in TASKS[task](folder)]
 
 
+def _embedded(category: str) -> Callable[[str | None], list[str]]:
+    own = [prompt.text for prompt in embedded_prompts(held_out=False) if prompt.category == category]
+    return lambda folder: own
+
+
+EMBEDDED = {f"embedded-{category.replace('_', '-')}": _embedded(category) for category in CATEGORIES}
+"""The embedded world's training prompts by GenEval's categories."""
+
 TASKS: dict[str, Callable[[str | None], list[str]]] = {
-    "embedded": lambda folder: [prompt.text for prompt in embedded_prompts(held_out=False)],
+    **EMBEDDED,
     "embedded-held-out": lambda folder: [prompt.text for prompt in embedded_prompts(held_out=True)],
     "example-prompts": _file("example_prompts.txt"),
     "geneval": _file("evaluation_metadata.jsonl"),
@@ -109,3 +119,9 @@ TASKS: dict[str, Callable[[str | None], list[str]]] = {
     "all": _all,
 }
 """Prompt sets by name; `example-prompts`, `geneval`, `pickapic` and `all` are the reference implementation's."""
+
+MIXES = {"embedded": tuple(EMBEDDED)}
+"""Names that stand for several sets, each drawn as often as the others: half of the embedded world's prompts are pairs
+of colours and three are single things, but a benchmark counts categories, not prompts."""
+
+NAMES = (*MIXES, *TASKS)

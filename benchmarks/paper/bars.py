@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 from .measures import paired
+from .plan import RENO
 from .results import Results
+
+TWICE = "hypernoise-1x2"
+"""The record of one step from noise that was moved two times."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class _Missing(Exception):
 
 
 def _all_seeds(results: Results, steps: int, least: float, each: bool) -> tuple[str, bool]:
-    base, seeds = results.named(f"base-{steps}"), results.seeds(steps)
+    base, seeds = results.named(f"base-{steps}"), results.named(f"hypernoise-{steps}")
     if not (base and seeds):
         raise _Missing
     mean, low, high = paired(seeds, base)
@@ -64,32 +68,43 @@ def _categories(results: Results) -> tuple[str, bool]:
 
 
 def _kl(results: Results) -> tuple[str, bool]:
-    kl = results.number("hypernoise-1", "kl")
-    return f"{kl:.2f} nats (½‖Δ‖²)", kl <= 5
+    kl, twice = (results.number(name, "kl") for name in ("hypernoise-1", TWICE))
+    return f"{kl:.2f} nats (½‖Δ‖²), {twice:.2f} with two iterations", max(kl, twice) <= 5
 
 
-def share_of_reno(results: Results) -> float | None:
-    """HyperNoise's gain over ReNO-50's, on ReNO's cases."""
-    reno = results.named("base-reno-50")
-    if not (reno and results.seeds() and results.named("base-1")):
+def best_reno(results: Results) -> str | None:
+    """The record of the number of iterations at which ReNO gains most: more of them raise the reward alone."""
+    gains = {name: results.gain(name, "base-1") for name in RENO}
+    return None if None in gains.values() else max(gains, key=gains.get)
+
+
+def share_of_gain(results: Results, name: str, search: str | None) -> float | None:
+    """A record's gain over a search's, on the search's cases."""
+    records = [results.named(own) for own in (name, search or "", "base-1")]
+    gain = results.gain(search or "", "base-1")
+    if not (all(records) and gain):
         return None
-    gain = results.gain("base-reno-50", "base-1")
-    cut_to = [{"per": reno[0]["per"], "correct": "0" * len(reno[0]["correct"])}]  # so that all are cut to its cases
-    hypernoise = paired(results.seeds(), cut_to)[0] - paired(results.named("base-1"), cut_to)[0]
-    return hypernoise / gain if gain else None
+    its = records[1][0]
+    cut_to = [{"per": its["per"], "correct": "0" * len(its["correct"])}]  # so that all are cut to its cases
+    return (paired(records[0], cut_to)[0] - paired(records[2], cut_to)[0]) / gain
 
 
-def _share(least: float) -> Check:
+def _share(name: str, least: float) -> Check:
     def check(results: Results) -> tuple[str, bool]:
-        share = share_of_reno(results)
-        return f"{share:.0%}", share >= least
+        best = best_reno(results)
+        share, of_50 = (share_of_gain(results, name, search) for search in (best, "base-reno-50"))
+        return f"{share:.0%} of {reno_title(best)}'s, {of_50:.0%} of ReNO-50's", share >= least
 
     return check
 
 
+def reno_title(name: str) -> str:
+    return f"ReNO-{RENO[name]}"
+
+
 def _compute(results: Results) -> tuple[str, bool]:
-    share = results.ratio("hypernoise-1") / results.ratio("base-reno-50")
-    return f"{share:.1%} of its time", share <= 0.05
+    times = [results.ratio(name) / results.ratio("base-reno-50") for name in ("hypernoise-1", TWICE)]
+    return f"{times[0]:.1%} of its time, {times[1]:.1%} with two iterations", max(times) <= 0.05
 
 
 def _best_of(results: Results) -> tuple[str, bool]:
@@ -120,8 +135,8 @@ CHECKS: list[tuple[str, Check]] = [
     ),
     ("no category below -0.03 (1 step, mean of seeds; the worst is shown)", _categories),
     ("at a KL of at most 5 nats", _kl),
-    ("at least 30 % of ReNO-50's gain recovered", _share(0.3)),
-    ("the goal: 50 % of it", _share(0.5)),
+    ("at least 30 % of the gain of ReNO's best number of iterations recovered", _share("hypernoise-1", 0.3)),
+    ("the goal: 50 % of it, with f applied twice", _share(TWICE, 0.5)),
     ("at no more than 5 % of ReNO-50's compute", _compute),
     ("HyperNoise with best-of-4 no worse than the base's best-of-8, in less time", _best_of),
     ("over-optimised fine-tuning 0.10 or more below the base, with 0.4 of its diversity or less", _finetuned),

@@ -9,7 +9,7 @@ import torch
 from hypernoise_core.files import replacing
 
 from . import tables
-from .plan import ABLATION_SHARE, HARD_QUANTILE, PER_BEST_OF_50, PER_RENO, REDNESS_IN_ENSEMBLE
+from .plan import ABLATION_SHARE, HARD_QUANTILE, ITERATED_STRENGTH, PER_BEST_OF_50, PER_RENO, REDNESS_IN_ENSEMBLE
 from .plots import plots
 from .results import Results
 
@@ -40,12 +40,15 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "NFE counts denoiser calls for one kept picture, the hypernetwork's included; ReNO's backward passes "
         "come on top. Time is seconds a picture over the base's, measured side by side in one process (medians "
         "of rounds); Best-of-N, ReNO and prompt search pay for the reward as well. Intervals are 95 %, paired on "
-        "prompts and seeds, bootstrapped within categories. `strict` is the detector without extra things or "
-        "smears. KL is ½‖Δ‖² in nats, of ReNO's displacement too; Best-of-N moves no noise.",
+        "prompts and seeds, bootstrapped within categories. With several iterations f is applied to what it has "
+        f"moved, at strength {ITERATED_STRENGTH:g}. `strict` is the detector without extra things or smears. KL is "
+        "½‖Δ‖² in nats, of ReNO's displacement too; Best-of-N moves no noise.",
         tables.methods_table(results),
         picture("frontier"),
         "Detector score against time: the upper left is where one wants to be. Labels are steps, N and iterations.",
         "### How much of the search is amortised",
+        "ReNO raises its reward with every iteration, and the detector up to some: past them it finds what the reward "
+        "likes and nobody asked for. Shares are told against ReNO-50, which the paper takes, and against its best.",
         tables.gains_table(results),
         "### Categories",
         tables.categories_table(results),
@@ -54,6 +57,10 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "the differences are.",
         tables.steps_table(results),
         picture("steps"),
+        "### The hypernetwork applied again",
+        f"f was trained to move noise once; here it moves what it has moved, at strength {ITERATED_STRENGTH:g} each "
+        "time, which was chosen on training prompts. One training seed; one iteration is at strength 1.",
+        tables.iterations_table(results),
         "## Diversity (paper, table 7)",
         "Between pictures of one prompt at different seeds; in brackets over the base's. `pixels`: "
         "root-mean-square difference of 16x16 thumbnails. `features`: 1 - cosine in the reward's picture "
@@ -112,8 +119,9 @@ def _preamble(results: Results, scale: float, seed: int) -> str:
     warning = "" if scale == 1 else f"**A quick look at {scale:g} of the full scale: numbers say little.** "
     return (
         f"{warning}Written by `{command}`, figures and all; every row is a JSON file beside the plots. "
-        f"{pictures}Held-out prompts, seeds that were never trained on, the same ones for every method. Training "
-        f"seeds {seed} to {seed + 2}; three seeds are averaged where a row says HyperNoise and no search follows, "
+        f"{pictures}Held-out prompts, seeds that were never trained on, the same ones for every method (the three "
+        f"prompts for single things are trained on too, at other seeds). Training seeds {seed} to {seed + 2}; three "
+        f"seeds are averaged where a row says HyperNoise and no search follows, "
         f"else the first is used. Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten "
         f"seeds. Fine-tuning sees as many pictures as HyperNoise's training. torch "
         f"{torch.__version__.split('+')[0]}, one CPU thread a process, {platform.machine()}."

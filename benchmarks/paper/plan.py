@@ -21,6 +21,10 @@ SEEDS = (0, 1, 2)
 STEPS = (1, 2, 4, 8, 16, 32)
 FEW_STEPS = (1, 2, 4)
 """What every training seed and the fine-tuned generators are measured at."""
+ITERATIONS = (2, 3)
+"""How often the hypernetwork is applied, in the rows that apply it more than once."""
+ITERATED_STRENGTH = 0.75
+"""Of each: as much detector as at 1 for two thirds of the KL, on training prompts."""
 MANY_STEPS = 16
 """From here on a row is costly."""
 ABLATION_SHARE = 0.2
@@ -129,6 +133,10 @@ def measuring(name: str, sizes: Sizes, specs: dict[str, Spec], seconds: float, n
     return Row(name, "measured", {"specs": specs, **sizes.cases(per)}, needs, seconds * per / PER_PROMPT)
 
 
+def iterated(adapter: str, iterations: int, steps: int = 1) -> Spec:
+    return Spec(adapter=adapter, iterations=iterations, strength=ITERATED_STRENGTH, steps=steps)
+
+
 def technique_rows(sizes: Sizes) -> list[Row]:
     """One picture a case: nothing is searched."""
     rows = [measuring(f"base-{s}-steps", sizes, {f"base-{s}": Spec(steps=s)}, 6 + 3.5 * s) for s in STEPS]
@@ -137,6 +145,10 @@ def technique_rows(sizes: Sizes) -> list[Row]:
         for s in STEPS if own == SEEDS[0] else FEW_STEPS:
             spec, name = Spec(adapter=hypernoise(own), steps=s), f"hypernoise-{own}-{s}"
             rows.append(measuring(f"{name}-steps", sizes, {name: spec}, 10 + 3.5 * s, (hypernoise(own),)))
+        again = {(1, i) for i in ITERATIONS} | ({(s, ITERATIONS[0]) for s in FEW_STEPS} if own == SEEDS[0] else set())
+        name = hypernoise(own)
+        specs = {f"{name}-{s}x{i}": iterated(name, i, s) for s, i in sorted(again)}
+        rows.append(measuring(f"{name}-iterated", sizes, specs, 18 * len(specs), (name,)))
     for name in ("finetune", "finetune-matched"):
         specs = {f"{name}-{s}": Spec(adapter=name, steps=s) for s in FEW_STEPS}
         rows.append(measuring(f"{name}-steps", sizes, specs, 40, (name,)))
@@ -260,6 +272,7 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     f = hypernoise(0)
     specs = {"base": Spec()} | {f"base-{s}": Spec(steps=s) for s in STEPS}
     specs |= {f"hypernoise-{s}": Spec(adapter=f, steps=s) for s in STEPS}
+    specs |= {f"hypernoise-1x{i}": iterated(f, i) for i in ITERATIONS}
     specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
     specs |= search_specs(rewriter)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}

@@ -6,14 +6,20 @@ from pathlib import Path
 from hypernoise_core.files import replacing
 
 from .measures import interval
-from .plan import ABLATION_SHARE, MAIN_RANK, RANKS, STEPS, TEMPERATURES
+from .plan import ABLATION_SHARE, ITERATIONS, MAIN_RANK, RANKS, STEPS, TEMPERATURES
 from .results import Results
 
-BLUE, RED, GREEN, GREY, ORANGE = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20"
+BLUE, RED, GREEN, GREY, ORANGE, TEAL = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20", "#0097a7"
 
 FRONTIER = {
     "base, 1 to 32 steps": ([f"base-{s}" for s in STEPS], [str(s) for s in STEPS], GREY, "o-"),
     "HyperNoise, 1 to 32 steps": ([f"hypernoise-{s}" for s in STEPS], [str(s) for s in STEPS], BLUE, "o-"),
+    "HyperNoise, 1 to 3 iterations": (
+        ["hypernoise-1", *(f"hypernoise-1x{i}" for i in ITERATIONS)],
+        ["", *(f"×{i}" for i in ITERATIONS)],
+        TEAL,
+        "v-",
+    ),
     "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--"),
     "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--"),
     "ReNO": ([f"base-reno-{n}" for n in (5, 10, 25, 50)], ["5", "10", "25", "50"], GREY, "^:"),

@@ -1,5 +1,6 @@
 """What has been found: rows by name, records by name, and the comparisons that tables, plots and bars share."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -42,17 +43,13 @@ class Results:
     def records(self) -> dict[str, Record]:
         return {name: record for row in self.found.values() for name, record in row.get("records", {}).items()}
 
-    def seeds(self, steps: int = 1) -> list[Record]:
-        """HyperNoise's records of all training seeds that were measured at `steps`."""
-        records = self.records
-        names = [f"hypernoise-{seed}-{steps}" for seed in SEEDS]
-        return [records[name] for name in names if name in records]
-
     def named(self, name: str) -> list[Record]:
-        """The records behind a name of the tables: `hypernoise-<steps>` means all training seeds."""
-        if name.startswith("hypernoise-") and name.removeprefix("hypernoise-").isdigit():
-            return self.seeds(int(name.removeprefix("hypernoise-")))
-        return [self.records[name]] if name in self.records else []
+        """The records behind a name of the tables: `hypernoise-<steps>`, or `hypernoise-<steps>x<iterations>`, means
+        all training seeds that were measured so."""
+        names, records = [name], self.records
+        if found := re.fullmatch(r"hypernoise-(\d+(?:x\d+)?)", name):
+            names = [f"hypernoise-{seed}-{found[1]}" for seed in SEEDS]
+        return [records[own] for own in names if own in records]
 
     def number(self, name: str, *path: str) -> float | None:
         """A number of a record, the mean over training seeds."""
@@ -87,9 +84,8 @@ def timing_name(name: str) -> str:
     """Training seeds cost the same: one is timed. Adapters that cost what another does borrow its time."""
     if name == "shipped" or name.startswith(("rank-", "temperature-", "multi")):
         return "hypernoise-1"
-    parts = name.split("-")
-    if parts[0] == "hypernoise" and len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-        return f"hypernoise-{parts[2]}"
+    if found := re.fullmatch(r"hypernoise-\d+-(\d+(?:x\d+)?)", name):
+        return f"hypernoise-{found[1]}"
     if name.startswith("finetune"):
         return f"{name.rsplit('-', 1)[0]}-1" if name.endswith("-1") else ""
     return name

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 from . import paper_figures as paper
-from .bars import bars, share_of_reno
-from .plan import ABLATION_SHARE, FEW_STEPS, MAIN_RANK, RANKS, STEPS, TEMPERATURES
+from .bars import TWICE, bars, best_reno, reno_title, share_of_gain
+from .plan import ABLATION_SHARE, FEW_STEPS, ITERATIONS, MAIN_RANK, RANKS, SEEDS, STEPS, TEMPERATURES
 from .results import Results
 
 GAP = "–"
@@ -15,6 +15,7 @@ GAP = "–"
 METHODS = {
     "base": ("base-1", "base"),
     "HyperNoise (mean of training seeds)": ("hypernoise-1", "HyperNoise"),
+    **{f"HyperNoise, {i} iterations (mean of training seeds)": (f"hypernoise-1x{i}", None) for i in ITERATIONS},
     "HyperNoise, the shipped adapter": ("shipped", None),
     "fine-tuned, over-optimised": ("finetune-1", None),
     "fine-tuned, stopped at HyperNoise's reward": ("finetune-matched-1", None),
@@ -89,28 +90,27 @@ def categories_table(results: Results) -> str:
 
 def gains_table(results: Results) -> str:
     """How much of the search is amortised, beside the paper's three models."""
-    base, reno = results.number("base-1", "detector"), results.gain("base-reno-50", "base-1")
-    share = share_of_reno(results)
-    own = [
-        "embedded generator (detector)",
-        number(base),
-        number(results.gain("hypernoise-1", "base-1")),
-        number(reno),
-        GAP if share is None else f"{share:.0%}",
-    ]
-    rows = [own]
+    base, best = number(results.number("base-1", "detector")), best_reno(results)
+    searches = {"ReNO-50": "base-reno-50"} | ({f"{reno_title(best)}, its best": best} if best else {})
+    rows = []
+    for title, search in searches.items():
+        for name, how in (("hypernoise-1", ""), (TWICE, ", f twice")):
+            share = share_of_gain(results, name, search)
+            gains = (number(results.gain(own, "base-1")) for own in (name, search))
+            cells = [f"embedded generator{how}, {title}", base, *gains, GAP if share is None else f"{share:.0%}"]
+            rows.append(cells)
     for model, means in paper.GAINS.items():
         gain, search = (means[method] - means["base"] for method in ("HyperNoise", "ReNO-50"))
         rows.append(
             [
-                f"*paper: {model}*",
+                f"*paper: {model}, ReNO-50*",
                 f"*{means['base']:.2f}*",
                 f"*{gain:.2f}*",
                 f"*{search:.2f}*",
                 f"*{gain / search:.0%}*",
             ]
         )
-    return table(["", "base", "HyperNoise's gain", "ReNO-50's gain", "share"], rows)
+    return table(["", "base", "HyperNoise's gain", "ReNO's gain", "share"], rows)
 
 
 def steps_table(results: Results) -> str:
@@ -135,6 +135,20 @@ def steps_table(results: Results) -> str:
     return table(head, rows)
 
 
+def iterations_table(results: Results) -> str:
+    """f applied again and again, at few steps: the first training seed."""
+    rows = []
+    for steps in FEW_STEPS:
+        for again in (1, *ITERATIONS):
+            name = f"hypernoise-{SEEDS[0]}-{steps}" + (f"x{again}" if again > 1 else "")
+            difference = results.difference(name, f"base-{steps}")
+            if difference:
+                cells = [number(results.number(name, key), digits) for key, digits in (("nfe", 0), ("detector", 3))]
+                cells += [str(difference), number(results.number(name, "reward"), 2)]
+                rows.append([str(steps), str(again), *cells, number(results.number(name, "kl"), 2)])
+    return table(["steps", "iterations", "NFE", "detector", "over the base", "reward", "KL"], rows)
+
+
 def _scored(results: Results, name: str) -> str:
     """Detector, NFE and time."""
     detector, nfe = results.number(name, "detector"), results.number(name, "nfe")
@@ -152,6 +166,7 @@ def diversity_table(results: Results) -> str:
         for title in (
             "base",
             "HyperNoise (mean of training seeds)",
+            f"HyperNoise, {ITERATIONS[0]} iterations (mean of training seeds)",
             "fine-tuned, stopped at HyperNoise's reward",
             "fine-tuned, over-optimised",
             "Best-of-8",
@@ -183,6 +198,7 @@ def noise_table(results: Results) -> str:
     names = {
         "unmoved": "base-1",
         "HyperNoise": "hypernoise-1",
+        f"HyperNoise, {ITERATIONS[0]} iterations": TWICE,
         "Best-of-8": "base-best-of-8",
         "ReNO-50": "base-reno-50",
     }

@@ -24,6 +24,8 @@ class Spec:
     """A trained adapter's name; none for the generator as it is."""
     strength: float = 1.0
     """Of a noise hypernetwork."""
+    iterations: int = 1
+    """How often it moves the noise."""
     steps: int = 1
     best_of: int | None = None
     reno: int | None = None
@@ -66,25 +68,27 @@ def make(spec: Spec, tools: Tools, batch: Batch) -> tuple[Made, Cost]:
 
 def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
     """The pictures after each candidate, iteration or wording of a search; of a technique without search, once."""
-    call = int(isinstance(tools.adapter, NoiseHypernetwork))
-    start = partial(tools.adapter.modulate, strength=spec.strength) if call else None
+    start, calls = None, 0
+    if isinstance(tools.adapter, NoiseHypernetwork):
+        start = partial(tools.adapter.modulate, strength=spec.strength, iterations=spec.iterations)
+        calls = spec.iterations
     text = tools.reward.encode_text([case.prompt.text for case in batch.cases]) if spec.searches else batch.text
     arguments = (tools.generator, tools.reward)
     if spec.best_of:
         noises = candidates(tools.generator, batch, spec.best_of)
         for i, found in enumerate(best_of_path(*arguments, noises, batch.conditioning, text, spec.steps, start), 1):
-            yield _made(found), Cost(i * (spec.steps + call), scored=i)
+            yield _made(found), Cost(i * (spec.steps + calls), scored=i)
     elif spec.reno:
         settings = dict(steps=spec.steps, start=start)
         for i, found in enumerate(reno_path(*arguments, batch.x0, batch.conditioning, text, spec.reno, **settings)):
-            yield _made(found), Cost((i + 1) * spec.steps + call, backward=i * spec.steps, scored=i + 1)
+            yield _made(found), Cost((i + 1) * spec.steps + calls, backward=i * spec.steps, scored=i + 1)
     elif spec.rewriter:
         yield from _rewritten(spec, tools, batch)
     else:
         x0 = start(batch.x0, batch.conditioning) if start else batch.x0
-        denoiser = None if call or tools.adapter is None else tools.adapter.network
+        denoiser = None if calls or tools.adapter is None else tools.adapter.network
         images = tools.generator.generate(x0, batch.conditioning, spec.steps, denoiser=denoiser)
-        yield Made(images, x0), Cost(spec.steps + call)
+        yield Made(images, x0), Cost(spec.steps + calls)
 
 
 def candidates(generator: Generator, batch: Batch, count: int) -> torch.Tensor:

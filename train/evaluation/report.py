@@ -97,7 +97,11 @@ def markdown(report: dict) -> str:
 
 
 def _adapter(report: dict) -> str:
-    return f"{report['adapter']}, strength {report['settings']['strength']:g}" if report["adapter"] else "none"
+    if not report["adapter"]:
+        return "none"
+    settings = report["settings"]
+    again = f", {settings['iterations']} iterations" if settings["iterations"] != 1 else ""
+    return f"{report['adapter']}, strength {settings['strength']:g}{again}"
 
 
 def _table(score: dict) -> list[str]:

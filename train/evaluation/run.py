@@ -34,7 +34,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 
 SETTINGS = "settings.json"
 
-OF_ADAPTER = ("adapter", "strength")
+OF_ADAPTER = ("adapter", "strength", "iterations")
 """Settings that say nothing of a base's pictures."""
 
 NOTES = {
@@ -218,7 +218,8 @@ class _Makers:
             if self._encoded[1] is None or self._encoded[0] != item.prompt:
                 self._encoded = (item.prompt, generator.encode([item.prompt]))
             size = (args.height, args.width)
-            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.strength)[1]
+            how = (method.steps, args.strength, args.iterations)
+            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, *how)[1]
 
         return make
 
@@ -230,9 +231,9 @@ def _settings(args: EvaluateArguments) -> dict:
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
     names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width")
-    strength = args.strength if adapter else None
     own = {name: getattr(args, name) for name in names}
-    return own | {"samples": samples, "adapter": adapter, "strength": strength}
+    modulation = {name: getattr(args, name) if adapter else None for name in OF_ADAPTER[1:]}
+    return own | {"samples": samples, "adapter": adapter, **modulation}
 
 
 def _prompts_sha256(args: EvaluateArguments) -> str | None:
