@@ -7,6 +7,7 @@ from .compare import HyperNoiseCompare
 from .generator import HyperNoiseLoadGenerator
 from .lora_files import HyperNoiseLoraLoader, HyperNoiseSaveLora
 from .modulate import HyperNoiseModulateModel, HyperNoiseModulateNoise
+from .optimize import HyperNoiseOptimizeNoise
 from .rewards import HyperNoiseKeepBest, HyperNoiseLoadReward, HyperNoiseRewardScore
 from .training import HyperNoiseTrain
 
@@ -19,6 +20,7 @@ class HyperNoiseExtension(ComfyExtension):
             HyperNoiseLoraLoader,
             HyperNoiseModulateNoise,
             HyperNoiseModulateModel,
+            HyperNoiseOptimizeNoise,
             HyperNoiseLoadGenerator,
             HyperNoiseLoadReward,
             HyperNoiseRewardScore,

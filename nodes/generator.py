@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from .folders import EMBEDDED
+from .packages import missing
 
 
 class HyperNoiseLoadGenerator(io.ComfyNode):
@@ -37,13 +38,8 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model):
-        try:
-            import diffusers  # noqa: F401  a broken one is as good as none
-        except ImportError as error:
-            return (
-                f"this node needs diffusers, which ComfyUI does not bring ({error}). Install it into ComfyUI's Python: "
-                f"python -m pip install -r requirements.txt, in the folder of ComfyUI-HyperNoise"
-            )
+        if words := missing("diffusers"):
+            return words
         if not model.strip():
             return f"write {EMBEDDED}, a folder or a hub id"
         return True

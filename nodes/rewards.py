@@ -187,7 +187,8 @@ def table(scores: dict[str, Tensor]) -> str:
     """One line a picture, one column a reward; the sum has its own only where there are several."""
     shown = scores if len(scores) > 2 else {name: values for name, values in scores.items() if name != "total"}
     rows = [["", *shown]]
-    rows += [[str(i + 1), *(f"{values[i]:.4f}" for values in shown.values())] for i in range(len(scores["total"]))]
+    count = len(next(iter(shown.values())))
+    rows += [[str(i + 1), *(f"{values[i]:.4f}" for values in shown.values())] for i in range(count)]
     rows += [["mean", *(f"{values.mean():.4f}" for values in shown.values())]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)

@@ -15,6 +15,7 @@ from server import PromptServer
 from hypernoise_core.prompt_sets import read_prompts
 
 from .adapter import HyperNoise, HyperNoiseType
+from .packages import missing
 from .rewards import RewardType
 
 NO_FILE = "none"
@@ -172,14 +173,8 @@ class HyperNoiseTrain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name=""):
-        try:
-            import diffusers  # noqa: F401
-            import peft  # noqa: F401
-        except ImportError as error:
-            return (
-                f"this node needs diffusers and peft, which ComfyUI does not bring ({error}). Install them into "
-                f"ComfyUI's Python: python -m pip install -r requirements.txt, in the folder of ComfyUI-HyperNoise"
-            )
+        if words := missing("diffusers", "peft"):
+            return words
         parts = Path(name or "").parts
         if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
             return f"name {name!r} is no name for a file in models/hypernoise: write one such as my_hypernoise"

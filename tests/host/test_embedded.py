@@ -91,6 +91,25 @@ def test_modulated_pictures_equal_the_cores_by_noise_and_by_model(comfy, embedde
     assert torch.equal(by_noise, by_model)
 
 
+def test_two_iterations_are_two_nodes_in_a_row(comfy):
+    def build(g):
+        model, positive, negative, _, latent = loaded(g, batch=2)
+        noise, hypernoise = g.RandomNoise(noise_seed=6), g.HyperNoiseLoraLoader(file="embedded")
+        once = modulated(g, noise, model, positive, 0.75)
+        twice = g.HyperNoiseModulateNoise(
+            noise=noise, model=model, conditioning=positive, hypernoise=hypernoise, strength=0.75, iterations=2
+        )
+        for drawn in (once, modulated(g, once, model, positive, 0.75), twice):
+            g.ProbeSave(latent=custom_sampling(g, model, positive, drawn, latent))
+        moved = g.HyperNoiseModulateModel(model=model, hypernoise=hypernoise, strength=0.75, iterations=2)
+        g.ProbeSave(latent=ksampler(g, moved, positive, negative, latent, seed=6))
+
+    once, in_a_row, by_noise, by_model = pictures(comfy, build)
+    assert torch.equal(in_a_row, by_noise)
+    assert torch.equal(in_a_row, by_model)
+    assert not torch.allclose(once, by_noise, atol=1e-3)
+
+
 def test_strength_zero_is_the_plain_workflow_bit_for_bit(comfy):
     def build(g):
         model, positive, negative, _, latent = loaded(g)

@@ -17,6 +17,7 @@ NODES = {
     "HyperNoiseSaveLora",
     "HyperNoiseLoadGenerator",
     "HyperNoiseTrain",
+    "HyperNoiseOptimizeNoise",
 }
 """Promises: workflows out there name them."""
 
