@@ -270,6 +270,8 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
         run([*argv, f"--adapter={tmp_path / 'other.safetensors'}"])
     with pytest.raises(ValueError, match=r"with strength 1\.0, and it is now 0\.5"):
         run([*argv, f"--adapter={place / 'mine.safetensors'}", "--strength=0.5"])
+    with pytest.raises(ValueError, match="with iterations 1, and it is now 2"):
+        run([*argv, f"--adapter={place / 'mine.safetensors'}", "--iterations=2"])
     for wrong, words in {
         "--seed=1": "with seed 0, and it is now 1",
         "--samples=3": "with samples 2, and it is now 3",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hypernoise_core.batch import TensorBatch
+from hypernoise_core.embedded.prompts import CATEGORIES, prompts
 from hypernoise_core.prompt_sets import PromptMix, PromptSet, read_prompts
 from hypernoise_core.training.encoded import CHUNK, EncodedPrompts
 from hypernoise_core.training.order import PromptOrder
@@ -80,7 +81,7 @@ def test_a_mix_from_a_line(tmp_path):
     (tmp_path / "a.csv").write_text(FILES["a.csv"])
     mix = load_mix(f"{tmp_path}/a.csv#id=3, embedded=0.5")
     assert mix.sets[0] == PromptSet(f"{tmp_path}/a.csv#id", ("1", "2", "3"), 3.0)
-    assert mix.sets[1].weight == 0.5
+    assert sum(mix.weights[1:]) == pytest.approx(0.5)
     for wrong, words in {"a.txt=x": "not a number", "poems": "no task 'poems'", "geneval": "djghosh13/geneval"}.items():
         with pytest.raises(ValueError, match=words):
             load_mix(wrong)
@@ -108,13 +109,25 @@ def test_sets_are_mixed_by_their_weights():
     assert abs(drawn["small"] - 3000) < 4 * (4000 * 0.25 * 0.75) ** 0.5
 
 
-def encode(prompts):
+def test_the_embedded_prompts_are_drawn_by_category():
+    mix = load_mix("embedded")
+    training = prompts(held_out=False)
+    assert sorted(mix.texts) == sorted(prompt.text for prompt in training)
+    assert [one.name for one in mix.sets] == [f"embedded-{c.replace('_', '-')}" for c in CATEGORIES]
+    assert mix.weights == pytest.approx([1 / 6] * 6)
+    more = load_mix("embedded-counting=2,embedded=3")
+    assert more.weights == pytest.approx([2, *[0.5] * 6])
+    counted = {prompt.text for prompt in training if prompt.category == "counting"}
+    assert set(more.sets[0].prompts) == counted
+
+
+def encode(texts):
     """Texts of several lengths, as a text encoder pads them within a call."""
-    longest = max(map(len, prompts))
-    embeds = torch.zeros(len(prompts), longest, 2, dtype=torch.bfloat16)
-    for i, text in enumerate(prompts):
+    longest = max(map(len, texts))
+    embeds = torch.zeros(len(texts), longest, 2, dtype=torch.bfloat16)
+    for i, text in enumerate(texts):
         embeds[i, : len(text)] = torch.tensor([[ord(c), i] for c in text], dtype=torch.bfloat16)
-    return TensorBatch({"embeds": embeds, "mask": embeds[..., 0] > 0, "length": torch.tensor(list(map(len, prompts)))})
+    return TensorBatch({"embeds": embeds, "mask": embeds[..., 0] > 0, "length": torch.tensor(list(map(len, texts)))})
 
 
 def test_disk_gives_what_memory_gives_and_encodes_once(tmp_path):
