@@ -117,11 +117,11 @@ def training_rows(scale: float, seed: int) -> list[Row]:
     rows = []
     for own in SEEDS:
         watched = {"snapshots": 3, "diagnostics_every": 10} if own == SEEDS[0] else {}
-        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=200))
+        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=210))
     finetune = by_recipe(scale, seed, arguments=[*FINETUNE, OVER_OPTIMISED])
     gentle = by_recipe(scale, seed, share=GENTLE_SHARE, arguments=[*FINETUNE, GENTLE], snapshots=24)
-    rows.append(Row("finetune", "trained", finetune, seconds=170))
-    rows.append(Row("finetune-gentle", "trained", gentle, seconds=70))
+    rows.append(Row("finetune", "trained", finetune, seconds=200))
+    rows.append(Row("finetune-gentle", "trained", gentle, seconds=85))
     matched = {"of": "finetune-gentle", "reference": hypernoise(0), "probe": max(30, round(240 * min(scale, 1)))}
     rows.append(Row("finetune-matched", "stopped", matched, needs=("finetune-gentle", hypernoise(0)), seconds=20))
     return rows
