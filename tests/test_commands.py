@@ -115,19 +115,19 @@ def test_what_is_recomputed_is_a_switch_or_a_name(words, expected):
     assert arguments.training_config(prompt_count=1).gradient_checkpointing == expected
 
 
-def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork):
+@pytest.mark.parametrize("how", [{}, {"strength": 0.5, "iterations": 2}])
+def test_generate_pairs_base_and_hypernoise(folder, generator, hypernetwork, how):
     hypernetwork.save(folder / "a.safetensors")
     (folder / "prompts.txt").write_text("a red square\n\ntwo crosses\n")
-    generate.main(
-        ["--adapter", "a.safetensors", "--prompts", "prompts.txt", "--n", "2", "--seed", "5", "--save_dir", "out"]
-    )
+    line = ["--adapter", "a.safetensors", "--prompts", "prompts.txt", "--n", "2", "--seed", "5", "--save_dir", "out"]
+    generate.main([*line, *(f"--{name}={value}" for name, value in how.items())])
     assert sorted(p.name for p in (folder / "out/base").iterdir()) == sorted(
         p.name for p in (folder / "out/hypernoise").iterdir()
     )
     assert json.loads((folder / "out/prompts.json").read_text()) == {"0000": "a red square", "0001": "two crosses"}
     x0, conditioning = generator.noise(1, seed=6), generator.encode(["two crosses"])
     with torch.no_grad():
-        expected = (hypernetwork.generate(x0, conditioning, seed=6)[0] * 255).round().byte()
+        expected = (hypernetwork.generate(x0, conditioning, seed=6, **how)[0] * 255).round().byte()
     with Image.open(folder / "out/hypernoise/0001-6.png") as image:
         assert torch.equal(torch.tensor(list(image.tobytes())).view(64, 64, 3).permute(2, 0, 1), expected)
 
