@@ -1,6 +1,6 @@
 """What is measured of a technique's pictures, and intervals of differences."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -78,7 +78,7 @@ def record(
     found = [detect(picture) for picture in images.permute(0, 2, 3, 1).cpu().numpy()]
     verdicts = [answers(detection, case.prompt) for detection, case in zip(found, todo, strict=True)]
     correct, strict = (np.array([getattr(v, what) for v in verdicts], float) for what in ("correct", "strict"))
-    scores = {"reward": world.reward, "redness": Redness(), **also}
+    features, others = _features(world.reward, images), {"redness": Redness(), **also}
     categories = by_category(correct, todo)
     return {
         "n": len(todo),
@@ -88,11 +88,12 @@ def record(
         "detector": float(np.mean(list(categories.values()))),
         "detector_strict": float(np.mean(list(by_category(strict, todo).values()))),
         "categories": categories,
-        **{name: _score(reward, images, todo) for name, reward in scores.items()},
+        "reward": _mean_score(world.reward, world.reward.score_features, features, todo),
+        **{name: _mean_score(reward, reward.score, images, todo) for name, reward in others.items()},
         "kl": kl_l2(starts - x0).mean().item(),
         "diversity": {
             "pixels": _pairwise(_thumbnails(images), per, _rms),
-            "features": _pairwise(_features(world.reward, images), per, _cosine_distance),
+            "features": _pairwise(features.cpu().numpy(), per, _cosine_distance),
             "layout": _pairwise(found, per, _layout_distance),
         },
         "noise": statistics(starts),
@@ -100,11 +101,12 @@ def record(
     }
 
 
-def _score(reward: Reward, images: Tensor, todo: list[Case]) -> float:
+def _mean_score(reward: Reward, score: Callable, seen: Tensor, todo: list[Case]) -> float:
+    """The mean of `score` (of the pictures, or of the features `seen` in them, and the encoded prompts)."""
     total = 0.0
     for i in range(0, len(todo), BATCH):
         text = reward.encode_text([case.prompt.text for case in todo[i : i + BATCH]])
-        total += reward.score(images[i : i + BATCH], text).double().sum().item()
+        total += score(seen[i : i + BATCH], text).double().sum().item()
     return total / len(todo)
 
 
@@ -136,11 +138,9 @@ def _thumbnails(images: Tensor) -> np.ndarray:
     return torch.nn.functional.adaptive_avg_pool2d(images.float(), 16).flatten(1).cpu().numpy()
 
 
-def _features(reward: Reward, images: Tensor) -> np.ndarray:
+def _features(reward: BackboneReward, images: Tensor) -> Tensor:
     """Unit vectors of the reward's picture encoder."""
-    if not isinstance(reward, BackboneReward):
-        raise ValueError(f"reward {reward.name!r} has no picture encoder to take features from")
-    return torch.cat([reward.backbone.image_features(part) for part in images.split(BATCH)]).cpu().numpy()
+    return torch.cat([reward.backbone.image_features(part) for part in images.split(BATCH)])
 
 
 def _pairwise(items, per: int, distance) -> float:

@@ -11,24 +11,31 @@ from .results import Results
 
 BLUE, RED, GREEN, GREY, ORANGE, TEAL = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20", "#0097a7"
 
+NEAR = (4, 4)
+"""Of labels, in points; others where they would lie on one another."""
+
 FRONTIER = {
-    "base, 1 to 32 steps": ([f"base-{s}" for s in STEPS], [str(s) for s in STEPS], GREY, "o-"),
-    "HyperNoise, 1 to 32 steps": ([f"hypernoise-{s}" for s in STEPS], [str(s) for s in STEPS], BLUE, "o-"),
+    "base, 1 to 32 steps": ([f"base-{s}" for s in STEPS], [str(s) for s in STEPS], GREY, "o-", (4, -11)),
+    "HyperNoise, 1 to 32 steps": ([f"hypernoise-{s}" for s in STEPS], [str(s) for s in STEPS], BLUE, "o-", (4, -11)),
     "HyperNoise, 1 to 3 iterations": (
         ["hypernoise-1", *(f"hypernoise-1x{i}" for i in ITERATIONS)],
         ["", *(f"×{i}" for i in ITERATIONS)],
         TEAL,
         "v-",
+        (-14, 6),
     ),
-    "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--"),
-    "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--"),
-    "ReNO": ([f"base-reno-{n}" for n in (5, 10, 25, 50)], ["5", "10", "25", "50"], GREY, "^:"),
-    "HyperNoise + ReNO": ([f"hypernoise-reno-{n}" for n in (5, 10)], ["5", "10"], BLUE, "^:"),
-    "prompt search": (["base-rewritten"], [""], ORANGE, "D"),
-    "fine-tuned, over-optimised": (["finetune-1"], [""], RED, "X"),
-    "fine-tuned, stopped early": (["finetune-matched-1"], [""], RED, "P"),
+    "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--", NEAR),
+    "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--", NEAR),
+    "ReNO": ([f"base-reno-{n}" for n in (5, 10, 25, 50)], ["5", "10", "25", "50"], GREY, "^:", (-10, -12)),
+    "HyperNoise + ReNO": ([f"hypernoise-reno-{n}" for n in (5, 10)], ["5", "10"], BLUE, "^:", NEAR),
+    "prompt search": (["base-rewritten"], [""], ORANGE, "D", NEAR),
+    "fine-tuned, over-optimised": (["finetune-1"], [""], RED, "X", NEAR),
+    "fine-tuned, stopped early": (["finetune-matched-1"], [""], RED, "P", NEAR),
 }
-"""Series to (records, labels, colour, style)."""
+"""Series to (records, labels, colour, style, where labels stand)."""
+
+FLOOR = 0.15
+"""How far below the base the frontier is drawn; what is lower still stands on its edge, with its score."""
 
 
 def plots(folder: Path, results: Results) -> dict[str, Path]:
@@ -62,7 +69,8 @@ def _draw(path: Path, size: tuple[float, float], draw: Callable[..., bool], resu
 def frontier(figure, results: Results) -> bool:
     """Detector score against seconds a picture, for every method."""
     axis, drawn = figure.subplots(), False
-    for title, (names, labels, color, style) in FRONTIER.items():
+    floor = max(0.0, (results.number("base-1", "detector") or 0.0) - FLOOR)
+    for title, (names, labels, color, style, place) in FRONTIER.items():
         points = [
             (results.ratio(name), results.number(name, "detector"), *_error(results, name), label)
             for name, label in zip(names, labels, strict=True)
@@ -72,14 +80,19 @@ def frontier(figure, results: Results) -> bool:
             continue
         drawn = True
         x, y, below, above, texts = zip(*points, strict=True)
+        if max(y) < floor:
+            label = f"{title}: {max(y):.3f}, below"
+            axis.plot(x, [floor] * len(x), style, color=color, label=label, markersize=8, clip_on=False)
+            continue
         axis.errorbar(
             x, y, (below, above), fmt=style, color=color, label=title, markersize=6, linewidth=1.3, elinewidth=0.7
         )
         for a, b, text in zip(x, y, texts, strict=True):
-            axis.annotate(text, (a, b), (4, 4), textcoords="offset points", fontsize=8, color=color)
+            axis.annotate(text, (a, b), place, textcoords="offset points", fontsize=8, color=color)
     axis.set_xscale("log")
     axis.set_xlabel("seconds a picture, times the base's at one step")
     axis.set_ylabel("detector")
+    axis.set_ylim(bottom=floor)
     axis.grid(alpha=0.25, which="both")
     if drawn:
         axis.legend(fontsize=8, loc="lower right")

@@ -15,6 +15,8 @@ from .techniques import Spec, make, tools_for
 from .training import changed_generator, load_changed, stop_at_reward, train
 from .world import World, chosen_cases, probe_cases
 
+BASE_REPEATS, LONG = 5, 20
+
 Results = Mapping[str, dict]
 RowFunction = Callable[[World, str, dict, Results], dict]
 """(world, row's name, its settings, results of the rows that it needs) -> what it found, for JSON."""
@@ -115,31 +117,27 @@ def on_another_reward(world: World, name: str, settings: dict, results: Results)
 
 def timed(world: World, name: str, settings: dict, results: Results) -> dict:
     """Seconds a picture of every technique, one after the other in each of `rounds` rounds, and their ratio to the
-    base's of the same round: medians. Text encoding is excluded, but for prompt search, which encodes its wordings."""
+    base's of the same round (the median of `BASE_REPEATS`): medians. What takes more than `LONG` times the base's is
+    timed in the first round alone. Text encoding is excluded, but for prompt search, which encodes its wordings."""
     todo = chosen_cases(settings["n"], settings["per"])
     batch = world.batch(todo)
     specs = {key: Spec(**values) for key, values in settings["specs"].items()}
     tools = {key: tools_for(spec, world) for key, spec in specs.items()}
     make(Spec(), tools["base"], batch)
     seconds: dict[str, list[float]] = {key: [] for key in specs}
+    ratios: dict[str, list[float]] = {key: [] for key in specs}
     for _ in range(settings["rounds"]):
+        base = median(_seconds(Spec(), tools["base"], batch) for _ in range(BASE_REPEATS))
         for key, spec in specs.items():
+            if ratios[key] and ratios[key][0] > LONG:
+                continue
             world.forget_encoded()
             world.encode([case.prompt.text for case in todo])
-            seconds[key].append(_seconds(spec, tools[key], batch) / len(todo))
-    base = seconds["base"]
-    return {
-        "timing": {
-            "pictures": len(todo),
-            "rows": {
-                key: {
-                    "seconds_per_image": median(own),
-                    "ratio": median(x / b for x, b in zip(own, base, strict=True)),
-                }
-                for key, own in seconds.items()
-            },
-        }
-    }
+            own = _seconds(spec, tools[key], batch)
+            seconds[key].append(own / len(todo))
+            ratios[key].append(own / base)
+    rows = {key: {"seconds_per_image": median(seconds[key]), "ratio": median(ratios[key])} for key in specs}
+    return {"timing": {"pictures": len(todo), "rows": rows}}
 
 
 @torch.no_grad()

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, Reward, TensorBatch, load_generator, load_reward
+from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, TensorBatch, load_generator, load_reward
 from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Case, cases
 from hypernoise_core.embedded.prompts import prompts
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.rewards.base import BackboneReward
 
 PROBE_SEED = 5_000_000
 """Of pictures that choices are made on: neither trained nor judged on."""
@@ -44,7 +45,7 @@ class World:
         return load_generator("embedded")
 
     @cached_property
-    def reward(self) -> Reward:
+    def reward(self) -> BackboneReward:
         return load_reward("embedded")
 
     def encode(self, texts: list[str]) -> TensorBatch:
