@@ -134,6 +134,14 @@ def test_two_workers_on_the_embedded_generator_give_what_one_gives(tmp_path):
     assert found[0]["base-2-steps"]["records"]["base-2"]["nfe"] == 2
 
 
+def test_every_row_has_a_reward_of_its_own(toys, tmp_path, monkeypatch):
+    """One that has seen no prompt yet, whatever ran before."""
+    made = []
+    monkeypatch.setattr(world, "load_reward", lambda name: made.append(ToyReward()) or made[-1])
+    run(tmp_path, "--only=base-1-steps,base-2-steps")
+    assert len(made) == 2
+
+
 COSTS = {
     "base": (Spec(steps=4), 4, 0, 0),
     "hypernoise": (Spec(adapter=SHIPPED, steps=4), 5, 0, 0),

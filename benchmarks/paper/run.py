@@ -1,5 +1,6 @@
 """Runs the rows that are not there yet, in worker processes of one thread each, and keeps each as a JSON file."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -139,7 +140,6 @@ def _in_turn(rows: list[Row], known: dict[str, str], places: Places, done: Done)
                 done(row, None)
     finally:
         torch.set_num_threads(threads)
-        _world.cache_clear()
     return errors
 
 
@@ -199,16 +199,16 @@ class _terminable:
         signal.signal(signal.SIGTERM, self.old)
 
 
-@cache
-def _world(work: Path) -> World:
-    return World(work)
-
-
 def run_row(row: Row, key: str, places: Places) -> float:
-    """Compute a row and write its file; returns the seconds that it took."""
+    """Compute a row and write its file; returns the seconds that it took.
+
+    Each has a world of its own: a reward remembers prompts as they were first padded, and a rounding error of 1e-8
+    there is a picture more or less after training.
+    """
+    gc.collect()  # or a cycle keeps the last row's reward, which the next would share
     needed = {name: places.read(name) for name in row.needs}
     begun, cpu = time.perf_counter(), time.process_time()
-    found = KINDS[row.kind](_world(places.work), row.name, row.settings, needed)
+    found = KINDS[row.kind](World(places.work), row.name, row.settings, needed)
     timing = found.pop("timing", {}) | {
         "seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - cpu,
