@@ -153,7 +153,9 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
         _check_ranks(weights, info)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    return weights, info
+    # Out of the mapped file: how a header's length aligns what follows decides the last bits of a product, and a file
+    # that is replaced while it is mapped would change the weights.
+    return {name: weight.clone() for name, weight in weights.items()}, info
 
 
 def _find(path: str | Path) -> tuple[Path, str | None]:

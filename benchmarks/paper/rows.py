@@ -133,7 +133,7 @@ def timed(world: World, name: str, settings: dict, results: Results) -> dict:
                 continue
             world.forget_encoded()
             world.encode([case.prompt.text for case in todo])
-            own = _seconds(spec, tools[key], batch)
+            own = base if spec == Spec() else _seconds(spec, tools[key], batch)
             seconds[key].append(own / len(todo))
             ratios[key].append(own / base)
     rows = {key: {"seconds_per_image": median(seconds[key]), "ratio": median(ratios[key])} for key in specs}

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(
 def page(comfy, tmp_path_factory):
     """A folder with what the page did: report.json, a prompt and a screenshot of each template."""
     out = Path(os.environ.get("HYPERNOISE_SCREENSHOTS") or tmp_path_factory.mktemp("page"))
+    out.mkdir(parents=True, exist_ok=True)
     script = Path(__file__).parent / "page.js"
     subprocess.run(
         ["node", script, comfy.url, CHROMIUM, out, *TEMPLATES],
