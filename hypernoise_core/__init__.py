@@ -8,9 +8,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "FineTunedDenoiser": ".hypernetwork",
+    "FineTunedDenoiser": ".hypernetworks.lora",
     "Generator": ".generators",
-    "NoiseHypernetwork": ".hypernetwork",
+    "NoiseHypernetwork": ".hypernetworks.lora",
     "Reward": ".rewards",
     "RewardEnsemble": ".rewards",
     "TensorBatch": ".batch",

@@ -13,10 +13,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from hypernoise_core.adapter_file import AdapterInfo, layer_ranks, read_adapter
-from hypernoise_core.adapter_fit import fit_adapter, misfit
-from hypernoise_core.comfy_keys import A, B
-from hypernoise_core.injection import LowRankBranch
+from hypernoise_core.hypernetworks.adapter_file import AdapterInfo, layer_ranks, read_adapter
+from hypernoise_core.hypernetworks.adapter_fit import fit_adapter, misfit
+from hypernoise_core.hypernetworks.comfy_keys import A, B
+from hypernoise_core.hypernetworks.injection import LowRankBranch
 
 HyperNoiseType = io.Custom("HYPERNOISE")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import folder_paths
 
-from hypernoise_core.adapter_file import PEFT_WEIGHTS
 from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.hypernetworks.adapter_file import PEFT_WEIGHTS
 
 ADAPTERS = "hypernoise"
 REWARDS = "hypernoise_rewards"

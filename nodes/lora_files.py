@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from hypernoise_core.adapter_file import write_adapter
+from hypernoise_core.hypernetworks.adapter_file import write_adapter
 
 from .adapter import HyperNoise, HyperNoiseType
 from .folders import ADAPTERS, EMBEDDED, adapter_names, adapter_path

@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from hypernoise_core.injection import injected
+from hypernoise_core.hypernetworks.injection import injected
 
 from .adapter import FittedLora, HyperNoise
 

@@ -11,7 +11,7 @@ from hypernoise_core import NoiseHypernetwork, RewardEnsemble, load_generator, l
 from hypernoise_core.embedded.benchmark import cases
 from hypernoise_core.embedded.prompts import RELATIONS
 from hypernoise_core.embedded.scenes import COLORS, Scene, Thing, random_background
-from hypernoise_core.lora import lora_parameters
+from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 
 torch.set_num_threads(1)
 

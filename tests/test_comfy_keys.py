@@ -8,8 +8,8 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
 )
 
-from hypernoise_core.comfy_keys import key_map
-from hypernoise_core.layers import target_names
+from hypernoise_core.hypernetworks.comfy_keys import key_map
+from hypernoise_core.hypernetworks.layers import target_names
 
 SD_TURBO = {
     "cross_attention_dim": 1024,

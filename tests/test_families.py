@@ -7,7 +7,7 @@ from reference import first_prediction, pipeline_pictures, reference_delta
 from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
 
 from hypernoise_core import NoiseHypernetwork
-from hypernoise_core.hypernetwork import find_last_layer
+from hypernoise_core.hypernetworks.lora import find_last_layer
 
 
 @pytest.fixture(scope="module", params=BUILDERS)

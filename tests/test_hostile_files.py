@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import tiny_generator
 
 from hypernoise_core import NoiseHypernetwork
-from hypernoise_core.adapter_file import write_peft_folder
+from hypernoise_core.hypernetworks.adapter_file import write_peft_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from reference import reference_delta
 from safetensors.torch import load_file, save_file
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
-from hypernoise_core.adapter_file import read_adapter
-from hypernoise_core.hypernetwork import find_last_layer
-from hypernoise_core.layers import target_names
-from hypernoise_core.lora import lora_parameters
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks.layers import target_names
+from hypernoise_core.hypernetworks.lora import find_last_layer
+from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 
 
 def test_exactly_zero_when_made(generator, prompts):
@@ -159,7 +159,7 @@ def test_nothing_is_left_when_writing_fails(generator, hypernetwork, tmp_path, m
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("hypernoise_core.adapter_file.save_file", fail)
+    monkeypatch.setattr("hypernoise_core.hypernetworks.adapter_file.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         hypernetwork.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

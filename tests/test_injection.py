@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from hypernoise_core.adapter_file import read_adapter
-from hypernoise_core.adapter_fit import fit_adapter
-from hypernoise_core.injection import LowRankBranch, injected
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks.adapter_fit import fit_adapter
+from hypernoise_core.hypernetworks.injection import LowRankBranch, injected
 
 CORE_MODEL_IMPORTS = """
 import sys
 sys.modules["diffusers"] = sys.modules["peft"] = None
-import hypernoise_core.adapter_fit, hypernoise_core.injection
+import hypernoise_core.hypernetworks.adapter_fit, hypernoise_core.hypernetworks.injection
 from hypernoise_core import RewardEnsemble, TensorBatch, load_reward
 load_reward("embedded")
 """

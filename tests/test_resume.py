@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
-from hypernoise_core.lora import lora_parameters
+from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.prompt_sets import PromptMix, PromptSet
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import (

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
-from hypernoise_core.hypernetwork import NoiseHypernetwork
-from hypernoise_core.lora import lora_parameters
+from hypernoise_core.hypernetworks.lora import NoiseHypernetwork
+from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.training import Diagnosed, NonFiniteError, StepDone, StepSkipped
 
 SMALL = dict(rank=4, alpha=8, batch_size=2, max_steps=2, warmup_steps=0, lr=1e-3, diagnostics_every=0)

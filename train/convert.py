@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, load_generator
-from hypernoise_core.adapter_file import AdapterInfo, layer_ranks, read_adapter, write_adapter, write_peft_folder
+from hypernoise_core.hypernetworks.adapter_file import (
+    AdapterInfo,
+    layer_ranks,
+    read_adapter,
+    write_adapter,
+    write_peft_folder,
+)
 
 from .cli import parse, run_command
 

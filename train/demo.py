@@ -18,7 +18,7 @@ import torch
 from hypernoise_core import Generator, Trainer, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Result, cases, measure
 from hypernoise_core.files import replacing
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 
 from .cli import parse, run_command
 from .config import RECIPES, TrainArguments

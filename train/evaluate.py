@@ -26,7 +26,7 @@ from hypernoise_core.evaluation.distances import DINOV2
 from hypernoise_core.evaluation.vqa import BLIP_VQA
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 from hypernoise_core.rewards.clip import CLIP_L
 
 from .cli import parse, run_command

@@ -22,7 +22,7 @@ from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
-from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.generators import DiffusersGenerator, Generator, load_generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,

@@ -9,7 +9,7 @@ import torch
 from hypernoise_core import NoiseHypernetwork, Reward
 from hypernoise_core.embedded.benchmark import Made
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 from hypernoise_core.search import Found, best_of_path, reno_path
 
 from .rewriting import BY_RULES, load_rewriter

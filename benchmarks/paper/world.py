@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, TensorBatch, load_generator, load_reward
-from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Case, cases
 from hypernoise_core.embedded.prompts import prompts
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetwork import DenoiserLora
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks.lora import DenoiserLora
 from hypernoise_core.rewards.base import BackboneReward
 
 PROBE_SEED = 5_000_000

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter_file import denoiser_fingerprint
-from ..lora import lora_parameters
+from ..hypernetworks.adapter_file import denoiser_fingerprint
+from ..hypernetworks.lora_clone import lora_parameters
 from . import processes
 from .optimizers import load_optimizer_tensors, optimizer_tensors
 from .trainer import Trainer, copy_

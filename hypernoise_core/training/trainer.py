@@ -12,11 +12,11 @@ from torch import Tensor
 from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
-from ..hypernetwork import DenoiserLora, FineTunedDenoiser, NoiseHypernetwork
+from ..hypernetworks.lora import DenoiserLora, FineTunedDenoiser, NoiseHypernetwork
+from ..hypernetworks.warm_start import LastLayerRegression, scale_last_layer_
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
-from ..warm_start import LastLayerRegression, scale_last_layer_
 from . import processes
 from .config import TrainingConfig
 from .encoded import EncodedPrompts

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..generators.base import Generator
-from ..hypernetwork import DenoiserLora
+from ..hypernetworks.lora import DenoiserLora
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from .config import TrainingConfig

@@ -9,7 +9,7 @@ from host.core_models import tiny_flux, tiny_sd
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
 from hypernoise_core import NoiseHypernetwork, TensorBatch
-from hypernoise_core.lora import lora_parameters
+from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 
 TOKENS = 7
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
 from hypernoise_core import NoiseHypernetwork, load_generator
-from hypernoise_core.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.hypernetworks.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 
 PROMPT = "a photo of a red square and a blue cross"
 

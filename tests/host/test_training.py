@@ -10,8 +10,8 @@ import torch
 from host.core_models import tiny_flux, tiny_sd
 from host.graphs import Graph, custom_sampling, output
 from host.server import ComfyError, saved
-from hypernoise_core.adapter_file import read_adapter
-from hypernoise_core.adapter_fit import fit_adapter
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks.adapter_fit import fit_adapter
 
 PROMPTS = "a photo of a red square\na photo of three squares\na photo of a blue cross"
 SETTINGS = dict(

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hypernoise_core import TensorBatch
-from hypernoise_core.adapter_file import read_adapter
 from hypernoise_core.files import replacing
+from hypernoise_core.hypernetworks.adapter_file import read_adapter
 from hypernoise_core.training import processes
 
 from ..generate import make_pictures

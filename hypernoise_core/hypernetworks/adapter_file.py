@@ -18,11 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import replacing
+from ..tensor_file import read_tensors
 from .comfy_keys import A, B, key_map
-from .files import replacing
 from .layers import lora_settings, target_names, weight_shape
 from .peft_config import apply_config
-from .tensor_file import read_tensors
 
 FORMAT = "1"
 """`hypernoise.format`: raised when a reader of the old one would go wrong."""

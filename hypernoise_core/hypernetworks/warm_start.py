@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import TensorBatch
-from .hypernetwork import NoiseHypernetwork
-from .lora import ADAPTER
+from ..batch import TensorBatch
+from .lora import NoiseHypernetwork
+from .lora_clone import ADAPTER
 
 RIDGE = 1e-5
 """Of the mean diagonal of the features' Gram matrix."""

@@ -1,0 +1,1 @@
+"""Noise hypernetworks: the kinds there are, their files, and how they sit in a denoiser."""
