@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from hypernoise_core.hypernetworks.adapter_file import AdapterInfo, denoiser_fingerprint, write_adapter
-from hypernoise_core.hypernetworks.layers import lora_shapes, target_names
+from hypernoise_core.layers import lora_shapes, target_names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

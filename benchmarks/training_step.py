@@ -22,8 +22,8 @@ from torch import Tensor
 
 from hypernoise_core import Reward, TensorBatch, Trainer, TrainingConfig, load_generator
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
-from hypernoise_core.hypernetworks.layers import target_names
 from hypernoise_core.hypernetworks.lora_clone import ADAPTER, add_lora, lora_parameters, shared_clone
+from hypernoise_core.layers import target_names
 from hypernoise_core.rewards import parse_rewards
 from hypernoise_core.rewards.clip import ClipReward
 from hypernoise_core.training.order import PromptOrder

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hypernoise_core import TensorBatch
 from hypernoise_core.generators.base import Generator
 from hypernoise_core.hypernetworks.adapter_file import denoiser_fingerprint
-from hypernoise_core.hypernetworks.layers import TARGETS, is_target
+from hypernoise_core.layers import TARGETS, is_target
 
 from .differentiation import Recomputation, leave_inference_mode
 from .residual import raw_output

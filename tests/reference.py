@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from hypernoise_core.hypernetworks.layers import target_names
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
+from hypernoise_core.layers import target_names
 
 
 def pipeline_pictures(generator, x0, prompts, steps, seed=0):

@@ -15,8 +15,8 @@ from torch import nn
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
 from hypernoise_core.hypernetworks.adapter_file import read_adapter, write_peft_folder
 from hypernoise_core.hypernetworks.comfy_keys import key_map
-from hypernoise_core.hypernetworks.layers import target_names
 from hypernoise_core.hypernetworks.lora_clone import _DenseConv2d
+from hypernoise_core.layers import target_names
 from train import convert
 
 

@@ -9,7 +9,7 @@ from diffusers.loaders.single_file_utils import (
 )
 
 from hypernoise_core.hypernetworks.comfy_keys import key_map
-from hypernoise_core.hypernetworks.layers import target_names
+from hypernoise_core.layers import target_names
 
 SD_TURBO = {
     "cross_attention_dim": 1024,

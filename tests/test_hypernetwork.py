@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
 from hypernoise_core.hypernetworks.adapter_file import read_adapter
-from hypernoise_core.hypernetworks.layers import target_names
 from hypernoise_core.hypernetworks.lora import find_last_layer
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
+from hypernoise_core.layers import target_names
 
 
 def test_exactly_zero_when_made(generator, prompts):

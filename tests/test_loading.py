@@ -11,7 +11,7 @@ from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator, tiny_pipeline
 
 from hypernoise_core import NoiseHypernetwork, load_generator
 from hypernoise_core.hypernetworks.comfy_keys import key_map
-from hypernoise_core.hypernetworks.layers import target_names
+from hypernoise_core.layers import target_names
 
 
 @pytest.fixture(scope="module", params=BUILDERS)

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import replacing
+from ..layers import lora_settings, target_names, weight_shape
 from ..tensor_file import read_tensors
 from .comfy_keys import A, B, key_map
-from .layers import lora_settings, target_names, weight_shape
 from .peft_config import apply_config
 
 FORMAT = "1"

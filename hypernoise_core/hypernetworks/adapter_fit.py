@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..layers import is_target, lora_shapes
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks
 from .comfy_keys import A, B, key_map
-from .layers import is_target, lora_shapes
 
 
 def fit_adapter(denoiser: nn.Module, weights: dict[str, Tensor], info: AdapterInfo) -> tuple[dict[str, Tensor], str]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from ..generators.base import Generator
+from ..layers import TARGETS, target_names
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
 from .adapter_fit import fit_adapter, misfit
 from .comfy_keys import key_map
-from .layers import TARGETS, target_names
 from .lora_clone import add_lora, load_lora_, lora_parameters, shared_clone
 
 

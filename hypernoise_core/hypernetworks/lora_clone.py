@@ -12,7 +12,7 @@ from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from .layers import lora_settings
+from ..layers import lora_settings
 
 ADAPTER = "hypernoise"
 

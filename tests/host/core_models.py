@@ -9,7 +9,7 @@ from torch import nn
 
 from hypernoise_core.generators import FAMILIES
 from hypernoise_core.hypernetworks.comfy_keys import KeyMap, key_map
-from hypernoise_core.hypernetworks.layers import target_names
+from hypernoise_core.layers import target_names
 
 RESNET_NORMS = {"norm1": ("conv1", "in_layers.2", "in_layers.0"), "norm2": ("conv2", "out_layers.3", "out_layers.0")}
 
