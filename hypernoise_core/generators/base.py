@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..layers import is_target
+from ..reading import Reading, inputs_of, tokens_as_grid
 
 
 class Generator(ABC):
@@ -44,6 +47,40 @@ class Generator(ABC):
 
         `denoiser` is this generator's own or a clone of it that carries a LoRA: this is the call that f_φ makes.
         """
+
+    @abstractmethod
+    def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
+        """The clean latents [B, C, h, w] that `prediction`, what `first_call` returned for `x0`, stands for."""
+
+    def read(self, x0: Tensor, conditioning: TensorBatch) -> Reading:
+        """What the frozen denoiser makes of unit noise `x0` [B, C, h, w]: one call, differentiable in `x0`."""
+        with inputs_of(self.denoiser.get_submodule(self.last_layer)) as received:
+            prediction = self.first_call(self.denoiser, x0, conditioning)
+        return Reading(self.clean(x0, prediction).float(), self.as_grid(received[-1], *x0.shape[-2:]))
+
+    def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
+        """What entered the last layer as a grid [B, F, h', w'] over latents of `height` x `width` cells. A family whose
+        sequence holds more than picture tokens, or in another order, says so here."""
+        grid = tokens_as_grid(tokens, height, width)
+        return None if grid is None else grid.float()
+
+    @cached_property
+    def last_layer(self) -> str:
+        """The name of the last Linear or Conv2d that the denoiser runs, found by running it once on a small input."""
+        order: list[str] = []
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: order.append(name))
+            for name, module in self.denoiser.named_modules()
+            if is_target(module)
+        ]
+        try:
+            side = 2 * self.size_multiple
+            with torch.no_grad():
+                self.first_call(self.denoiser, self.noise(1, side, side), self.encode([""]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return order[-1]
 
     @abstractmethod
     def denoise(

@@ -38,6 +38,9 @@ class Flux(DiffusersGenerator):
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         return unpack(self._call(denoiser, pack(x0), 1.0, conditioning, x0.shape), x0.shape)
 
+    def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
+        return x0 - prediction
+
     def denoise(
         self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
     ) -> Tensor:

@@ -34,6 +34,9 @@ class SanaSprint(DiffusersGenerator):
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         return self.predict(denoiser, x0, torch.ones(len(x0), device=x0.device), conditioning)
 
+    def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
+        return x0 - prediction
+
     def predict(self, denoiser: nn.Module, x: Tensor, s: Tensor, conditioning: TensorBatch) -> Tensor:
         """The raw prediction at x = s z + (1 - s) x̂, in float32; `s` [B] in [0, 1]."""
         dtype = self.denoiser.dtype

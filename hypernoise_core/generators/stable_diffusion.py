@@ -22,9 +22,22 @@ class StableDiffusion(DiffusersGenerator):
         return TensorBatch({"embeds": embeds})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+        x, t = self._first_input(x0)
+        return self._call(denoiser, x, t, conditioning)
+
+    def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
+        x, t = self._first_input(x0)  # variance-preserving whatever the scheduler: x = √ᾱ x̂ + √(1 - ᾱ) z
+        scheduler = self.pipeline.scheduler
+        kept = scheduler.alphas_cumprod[int(t)].to(x)
+        if scheduler.config.prediction_type == "v_prediction":
+            return kept.sqrt() * x - (1 - kept).sqrt() * prediction
+        return (x - (1 - kept).sqrt() * prediction) / kept.sqrt()
+
+    def _first_input(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """What the UNet sees of unit noise, and the timestep."""
         scheduler = self._scheduler(1, x0.device)
         t = scheduler.timesteps[0]
-        return self._call(denoiser, scheduler.scale_model_input(x0 * scheduler.init_noise_sigma, t), t, conditioning)
+        return scheduler.scale_model_input(x0 * scheduler.init_noise_sigma, t), t
 
     def denoise(
         self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
