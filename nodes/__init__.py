@@ -1,15 +1,21 @@
-"""ComfyUI's face: thin V3 nodes over `hypernoise_core`. The only folder that imports ComfyUI."""
+"""ComfyUI's face: thin V3 nodes over `hypernoise_core`, a file each. The only folder that imports ComfyUI.
+
+`host/` is the bridge between ComfyUI and the core: what the nodes share, and no node.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
 from .compare import HyperNoiseCompare
-from .generator import HyperNoiseLoadGenerator
-from .lora_files import HyperNoiseLoraLoader, HyperNoiseSaveLora
-from .modulate import HyperNoiseModulateModel, HyperNoiseModulateNoise
-from .optimize import HyperNoiseOptimizeNoise
-from .rewards import HyperNoiseKeepBest, HyperNoiseLoadReward, HyperNoiseRewardScore
-from .training import HyperNoiseTrain
+from .host import folders
+from .keep_best import HyperNoiseKeepBest
+from .load_generator import HyperNoiseLoadGenerator
+from .load_lora import HyperNoiseLoraLoader
+from .load_reward import HyperNoiseLoadReward
+from .modulate_noise import HyperNoiseModulateModel, HyperNoiseModulateNoise
+from .optimize_noise import HyperNoiseOptimizeNoise
+from .reward_score import HyperNoiseRewardScore
+from .save_lora import HyperNoiseSaveLora
+from .train import HyperNoiseTrain
 
 folders.register()
 

@@ -8,12 +8,10 @@ from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .rewards import RewardType
+from .host.pictures import GAP, legible, to_pil
+from .host.reward import RewardType
 
 TITLES = ("base", "HyperNoise")
-GAP = 4
-LEGIBLE = 256
-"""Pictures narrower than this are enlarged a whole number of times, so that their labels fit."""
 
 
 class HyperNoiseCompare(io.ComfyNode):
@@ -84,15 +82,6 @@ def grid(base: Tensor, hypernoise: Tensor, prompt: str, scores: list[Tensor] | N
             draw.text((left, top), title, "black", font)
             page.paste(to_pil(images[i]), (left, top + label + 2 * GAP))
     return torch.from_numpy(np.asarray(page)).float().div(255)[None]
-
-
-def legible(images: Tensor) -> Tensor:
-    times = max(1, LEGIBLE // images.shape[2])
-    return images.repeat_interleave(times, 1).repeat_interleave(times, 2)
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    return Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def _size(images: Tensor) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.paper.measures import bits
 from benchmarks.paper.plan import plan
-from benchmarks.paper.run import Places, keys
+from benchmarks.paper.results import Places, keys
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 SKILL = {"base": 0.5, "hypernoise": 0.65, "finetune-matched": 0.55, "finetune": 0.3}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-spec = spec_from_file_location("differentiation", Path(__file__).parents[1] / "nodes" / "differentiation.py")
+spec = spec_from_file_location("differentiation", Path(__file__).parents[1] / "nodes/host/differentiation.py")
 differentiation = module_from_spec(spec)
 spec.loader.exec_module(differentiation)
 

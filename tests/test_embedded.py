@@ -13,7 +13,7 @@ from hypernoise_core.embedded.benchmark import PER_PROMPT, Made, cases, measure,
 from hypernoise_core.embedded.detector import detect, judge
 from hypernoise_core.embedded.prompts import CATEGORIES, Prompt, Want, prompts
 from hypernoise_core.embedded.scenes import SHAPES, Scene, Thing, draw, random_scene
-from train.evaluate import adapter_method, base_method
+from train.evaluation.embedded import adapter_method, base_method
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

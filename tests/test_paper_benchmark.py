@@ -21,11 +21,10 @@ from benchmarks.paper.bars import bars
 from benchmarks.paper.measures import bits, cut, measure, paired
 from benchmarks.paper.page import write_page
 from benchmarks.paper.plan import plan
-from benchmarks.paper.results import Results
-from benchmarks.paper.rewriting import OPENINGS, by_rules, load_rewriter
-from benchmarks.paper.run import Places, keys, to_run
-from benchmarks.paper.techniques import Spec, make, tools_for
-from benchmarks.paper.training import load_changed
+from benchmarks.paper.results import Places, Results, keys
+from benchmarks.paper.rows import load_changed
+from benchmarks.paper.run import to_run
+from benchmarks.paper.techniques import OPENINGS, Spec, by_rules, load_rewriter, make, tools_for
 from benchmarks.paper.world import SHIPPED, World, chosen_cases
 from hypernoise_core import NoiseHypernetwork, RewardEnsemble
 from hypernoise_core.embedded.benchmark import Result, cases, paired_interval
@@ -48,7 +47,8 @@ def toys(tmp_path_factory):
     NoiseHypernetwork(ToyGenerator(), rank=2, alpha=2).save(shipped)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world, "load_generator", lambda name: ToyGenerator())
-        patch.setattr(world, "load_reward", lambda name: ToyReward())
+        load_reward = world.load_reward
+        patch.setattr(world, "load_reward", lambda name: ToyReward() if name == "embedded" else load_reward(name))
         patch.setattr(world, "HYPERNOISE_FILE", shipped)
         load = TrainArguments.load_rewards
         toy = RewardEnsemble([(ToyReward(), 1.0)])

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
+from hypernoise_core.evaluation.thumbnails import pixel_diversity
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import EarlyStop, Validated
-from hypernoise_core.training.validation import FIRST_SEED, SEEDS, diversity
+from hypernoise_core.training.validation import FIRST_SEED, SEEDS
 
 SMALL = dict(rank=4, alpha=8, batch_size=4, max_steps=6, warmup_steps=0, lr=1e-3, diagnostics_every=0)
 
@@ -41,15 +42,15 @@ def test_numbers_are_those_of_plain_pictures(generator, prompts):
     dark = [-pictures.mean((1, 2, 3)) for pictures in (before, after)]
     gain = (dark[1].mean() - dark[0].mean()) / dark[0].std()
     assert event.metrics["validation/score"] == pytest.approx(gain.item(), abs=1e-4)
-    expected = sum(diversity(group) for group in after.split(SEEDS)) / (len(texts) // SEEDS)
+    expected = sum(pixel_diversity(group) for group in after.split(SEEDS)) / (len(texts) // SEEDS)
     assert event.metrics["validation/diversity"] == pytest.approx(expected, abs=1e-5)
     assert event.best
 
 
 def test_diversity_is_the_distance_between_pictures():
     black, white = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
-    assert diversity(torch.cat([black, black])) == 0
-    assert diversity(torch.cat([black, black, white])) == pytest.approx(2 / 3)
+    assert pixel_diversity(torch.cat([black, black])) == 0
+    assert pixel_diversity(torch.cat([black, black, white])) == pytest.approx(2 / 3)
 
 
 def measured(trainer, monkeypatch, rows):

@@ -22,7 +22,7 @@ from hypernoise_core.hypernetworks.lora import DenoiserLora
 
 from .cli import parse, run_command
 from .config import RECIPES, TrainArguments
-from .evaluate import adapter_method, base_method, category_table, report, table
+from .evaluation.embedded import adapter_method, base_method, category_table, report, table
 from .pictures import comparison_grid, curves, spread, to_images
 from .run import FINAL_NAME, METRICS_NAME, Run
 

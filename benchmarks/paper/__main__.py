@@ -17,9 +17,9 @@ from train.cli import parse, run_command
 
 from .page import write_page
 from .plan import Row, plan
-from .results import Results
-from .rewriting import BY_RULES, load_rewriter
-from .run import Places, run_rows, to_run
+from .results import Places, Results
+from .run import run_rows, to_run
+from .techniques import BY_RULES, load_rewriter
 
 PROG = "python -m benchmarks.paper"
 
@@ -39,7 +39,7 @@ class BenchmarkArguments:
     fresh: bool = False
     """Run rows again that are there already."""
     rewriter: str = BY_RULES
-    """Who proposes wordings in the prompt search: rules, or your own module:function, as benchmarks/paper/rewriting.py
+    """Who proposes wordings in the prompt search: rules, or your own module:function, as benchmarks/paper/techniques.py
     describes it."""
     save_dir: str | None = None
     """Folder for the rows and plots; benchmarks/results, and outputs/benchmark at another scale than 1."""

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from hypernoise_core.embedded.benchmark import PER_PROMPT
 from hypernoise_core.embedded.prompts import CATEGORIES
 
-from .rewriting import BY_RULES
-from .rows import spec_settings
-from .techniques import Spec
+from .techniques import BY_RULES, Spec, spec_settings
 from .world import SHIPPED
 
 N = 900

@@ -1,13 +1,71 @@
-"""What has been found: rows by name, records by name, and the comparisons that tables, plots and bars share."""
+"""What has been found: rows as files, records by name, and the comparisons that tables, plots and bars share."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from statistics import mean
+
+from hypernoise_core.embedded import GENERATOR_FOLDER, HYPERNOISE_FILE, REWARD_FOLDER
+from train.config import RECIPES
 
 from .measures import Record, paired
 from .plan import SEEDS, Row
-from .run import Places, keys
+from .world import SHIPPED
+
+FORMAT = 1
+"""Raise it when what rows hold has another meaning."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are kept: `results` has a JSON file a row, `work` the trained weights."""
+
+    results: Path
+
+    @property
+    def work(self) -> Path:
+        return self.results / "work"
+
+    def file(self, name: str) -> Path:
+        return self.results / f"{name}.json"
+
+    def weights(self, row: Row) -> Path:
+        return self.work / f"{row.name}{'.pt' if row.kind == 'generator_changed' else '.safetensors'}"
+
+    def read(self, name: str) -> dict | None:
+        """A row's result, if there is one that can be read."""
+        try:
+            return json.loads(self.file(name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+@cache
+def fingerprint(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def keys(rows: Sequence[Row]) -> dict[str, str]:
+    """What each row depends on, as one word: its settings, the rows that it needs, weights and recipes."""
+    found: dict[str, str] = {}
+    for row in rows:
+        parts = [FORMAT, row.kind, row.settings, [found[name] for name in row.needs]]
+        parts += [fingerprint(GENERATOR_FOLDER), fingerprint(REWARD_FOLDER)]
+        if "recipe" in row.settings:
+            parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
+        if row.name == SHIPPED:
+            parts.append(fingerprint(HYPERNOISE_FILE))
+        found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return found
 
 
 @dataclass(frozen=True)

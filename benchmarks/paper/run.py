@@ -1,78 +1,22 @@
 """Runs the rows that are not there yet, in worker processes of one thread each, and keeps each as a JSON file."""
 
 import gc
-import hashlib
 import json
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
 from multiprocessing.pool import AsyncResult
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from hypernoise_core.embedded import GENERATOR_FOLDER, HYPERNOISE_FILE, REWARD_FOLDER
 from hypernoise_core.files import replacing
-from train.config import RECIPES
 
 from .plan import Row
+from .results import Places, keys
 from .rows import KINDS
-from .world import SHIPPED, World
-
-FORMAT = 1
-"""Raise it when what rows hold has another meaning."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are kept: `results` has a JSON file a row, `work` the trained weights."""
-
-    results: Path
-
-    @property
-    def work(self) -> Path:
-        return self.results / "work"
-
-    def file(self, name: str) -> Path:
-        return self.results / f"{name}.json"
-
-    def weights(self, row: Row) -> Path:
-        return self.work / f"{row.name}{'.pt' if row.kind == 'generator_changed' else '.safetensors'}"
-
-    def read(self, name: str) -> dict | None:
-        """A row's result, if there is one that can be read."""
-        try:
-            return json.loads(self.file(name).read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-
-
-@cache
-def fingerprint(path: Path) -> str:
-    """Of a file, or of all files in a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def keys(rows: Sequence[Row]) -> dict[str, str]:
-    """What each row depends on, as one word: its settings, the rows that it needs, weights and recipes."""
-    found: dict[str, str] = {}
-    for row in rows:
-        parts = [FORMAT, row.kind, row.settings, [found[name] for name in row.needs]]
-        parts += [fingerprint(GENERATOR_FOLDER), fingerprint(REWARD_FOLDER)]
-        if "recipe" in row.settings:
-            parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
-        if row.name == SHIPPED:
-            parts.append(fingerprint(HYPERNOISE_FILE))
-        found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return found
+from .world import World
 
 
 def to_run(rows: Sequence[Row], wanted: set[str], places: Places, fresh: bool) -> list[Row]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, Dinov2Model
 
-from ..training.validation import diversity as pixel_diversity
 from .loading import load_part, load_whole
+from .thumbnails import pixel_diversity
 
 DINOV2 = "facebook/dinov2-base"
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..objective import KLReduction
-from .optimizers import OptimizerName
+
+OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
+"""`adamw8bit` is bitsandbytes' (extra `[8bit]`): a quarter of AdamW's state."""
 
 
 @dataclass(kw_only=True)

@@ -1,17 +1,9 @@
 """The optimizers of LoRA weights, and their learning rate."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .config import TrainingConfig
-
-OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
-"""`adamw8bit` is bitsandbytes' (extra `[8bit]`): a quarter of AdamW's state."""
+from .config import TrainingConfig
 
 
 def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
 from ..hypernetworks.lora import DenoiserLora
 from ..prompt_sets import PromptMix
@@ -91,7 +90,7 @@ class Validation:
             images, own = self._batch(adapter, part, range(start, start + len(part)))
             for name, values in own.items():
                 scores.setdefault(f"validation/{name}", []).append(values)
-            diversities += [diversity(group) for group in images.split(SEEDS)]
+            diversities += [pixel_diversity(group) for group in images.split(SEEDS)]
         result = {"validation/diversity": sum(diversities) / len(diversities)}
         for name, parts in scores.items():
             values = torch.cat(parts).float()
@@ -109,11 +108,3 @@ class Validation:
 
     def _names(self) -> list[str]:
         return [*self._reward.rewards, *self._reward.held_out]
-
-
-def diversity(images: Tensor) -> float:
-    """Mean root-mean-square difference between pictures [N, 3, H, W] of one prompt, seen at 16x16 pixels: 0 when the
-    seed changes nothing."""
-    small = F.adaptive_avg_pool2d(images.float(), 16).flatten(1)
-    pairs = list(combinations(range(len(images)), 2))
-    return sum((small[i] - small[j]).square().mean().sqrt().item() for i, j in pairs) / len(pairs)

@@ -17,7 +17,7 @@ from hypernoise_core.embedded.benchmark import cases, measure
 
 from ..__main__ import main as train_hypernoise
 from ..cli import parse, run_command
-from ..evaluate import base_method, category_table, table
+from ..evaluation.embedded import base_method, category_table, table
 from ..run import FINAL_NAME
 from . import autoencoder, generator, pipeline, reward
 

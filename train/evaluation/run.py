@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from tqdm import tqdm
@@ -20,13 +19,11 @@ from ..generate import make_pictures
 from ..launch import join_processes, leave_processes
 from ..model import load_adapter
 from . import dpg_bench, geneval, t2i_compbench
+from .arguments import EvaluateArguments
 from .benchmark import Benchmark, JudgeSpec, chosen
 from .judging import diversity_spec, judge_pictures, reward_spec
 from .pictures import Found, Make, inspect, make, strangers, sweep
 from .report import Method, markdown, summary
-
-if TYPE_CHECKING:
-    from ..evaluate import EvaluateArguments
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     kind.name: kind for kind in (geneval.GenEval, t2i_compbench.T2ICompBench, dpg_bench.DpgBench)

@@ -294,11 +294,11 @@ class ProbeGenerator(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed):
         pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
-        host_generator = importlib.import_module(f"{pack}.nodes.host_generator")
-        differentiation = importlib.import_module(f"{pack}.nodes.differentiation")
+        bridge = importlib.import_module(f"{pack}.nodes.host.generator")
+        differentiation = importlib.import_module(f"{pack}.nodes.host.differentiation")
         x0 = noise.generate_noise(latent)
         with torch.inference_mode(False), torch.enable_grad():
-            generator = host_generator.HostGenerator(model, clip, vae, 64)
+            generator = bridge.HostGenerator(model, clip, vae, 64)
             conditioning = generator.encode(prompts.split("|"))
             generator.load()
             gradients = []

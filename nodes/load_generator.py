@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from .folders import EMBEDDED
-from .packages import missing
+from .host.folders import EMBEDDED
+from .host.packages import missing
 
 
 class HyperNoiseLoadGenerator(io.ComfyNode):
@@ -46,7 +46,7 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
-        from .sana_sprint import load_sana_sprint
+        from .host.sana_sprint import load_sana_sprint
 
         return io.NodeOutput(*load_sana_sprint(_place(model.strip())))
 

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from hypernoise_core.prompt_sets import read_prompts
+from .host.adapter import HyperNoise, HyperNoiseType
+from .host.inputs import denoiser_steps_input, text_and_vae_inputs
+from .host.packages import missing
+from .host.prompts import NO_FILE, collect_prompts, prompt_files
+from .host.reward import RewardType
 
-from .adapter import HyperNoise, HyperNoiseType
-from .packages import missing
-from .rewards import RewardType
-
-NO_FILE = "none"
-PROMPT_FILES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
 PREVIEW_SIDE = 1024
 """Pixels that ComfyUI shrinks a live preview to, along its longer side."""
 
@@ -37,8 +34,7 @@ class HyperNoiseTrain(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="A few-step model: SD-Turbo, FLUX schnell, SANA-Sprint and the like."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model; TAESD saves memory."),
+                *text_and_vae_inputs(),
                 RewardType.Input("reward", tooltip="From Load Reward: what the pictures shall become better at."),
                 io.String.Input(
                     "prompts",
@@ -118,14 +114,9 @@ class HyperNoiseTrain(io.ComfyNode):
                     advanced=True,
                     tooltip="Steps between previews on the node.",
                 ),
-                io.Int.Input(
-                    "denoiser_steps",
-                    default=1,
-                    min=1,
-                    max=8,
-                    advanced=True,
-                    tooltip="Denoiser calls for a picture while training, sampled as by lcm with scheduler simple. "
-                    "What is trained at one serves at more.",
+                denoiser_steps_input(
+                    "Denoiser calls for a picture while training, sampled as by lcm with scheduler simple. "
+                    "What is trained at one serves at more."
                 ),
                 io.Combo.Input(
                     "optimizer",
@@ -188,8 +179,8 @@ class HyperNoiseTrain(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, reward, prompts, prompts_file, name, resume, preview_every, **settings):
-        from .host_generator import HostGenerator
-        from .training_run import TrainingRun, find_place, keep_picture
+        from .host.generator import HostGenerator
+        from .host.training_run import TrainingRun, find_place, keep_picture
 
         with torch.inference_mode(False), torch.enable_grad():
             texts = collect_prompts(prompts, prompts_file)
@@ -241,26 +232,3 @@ def training_config(*, steps, denoiser_steps, gradient_checkpointing, micro_batc
         diagnostics_every=0,
         **same,
     )
-
-
-def prompt_files() -> list[str]:
-    """Files with prompts in ComfyUI's input folder."""
-    root = Path(folder_paths.get_input_directory())
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in PROMPT_FILES)
-    return [NO_FILE, *found]
-
-
-def collect_prompts(text: str, file: str) -> list[str]:
-    """The lines of `text` that hold something, then the prompts of a file in the input folder.
-
-    Raises:
-        ValueError: no such file, one that cannot be read, or no prompts at all.
-    """
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if file != NO_FILE:
-        if file not in prompt_files():
-            raise ValueError(f"prompts_file: there is no {file} in ComfyUI's input folder: put it there")
-        prompts += read_prompts(Path(folder_paths.get_input_directory()) / file)
-    if not prompts:
-        raise ValueError("prompts: write at least one, one a line, or choose a prompts_file")
-    return prompts

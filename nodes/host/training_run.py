@@ -28,10 +28,10 @@ from hypernoise_core.training import (
     trainer_state,
 )
 
-from .compare import GAP, legible, to_pil
 from .differentiation import each_with_mutations
 from .folders import ADAPTERS
-from .host_generator import HostGenerator
+from .generator import HostGenerator
+from .pictures import GAP, legible, to_pil
 
 CHECKPOINTS = "checkpoints"
 RUNS = "hypernoise_training"

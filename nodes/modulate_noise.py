@@ -9,8 +9,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from .adapter import HyperNoise, HyperNoiseType, check_conditioning
-from .residual import KEY, residual
+from .host.adapter import HyperNoise, HyperNoiseType, check_conditioning
+from .host.residual import KEY, residual
 
 CATEGORY = "HyperNoise"
 ALIASES = ["noise hypernetwork", "hypernoise", "improve noise", "initial noise", "turbo quality"]

@@ -14,8 +14,9 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from hypernoise_core.search import reno_path
 
-from .packages import missing
-from .rewards import RewardType, table
+from .host.inputs import denoiser_steps_input, text_and_vae_inputs
+from .host.packages import missing
+from .host.reward import RewardType, table
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             inputs=[
                 io.Noise.Input("noise", tooltip="Where the search starts: RandomNoise, or Modulate Noise."),
                 io.Model.Input("model", tooltip="The few-step model that will sample."),
-                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model; TAESD saves memory."),
+                *text_and_vae_inputs(),
                 RewardType.Input("reward", tooltip="From Load Reward: what is climbed."),
                 io.Latent.Input("latent_image", tooltip="The empty latent that the sampler gets: size and batch."),
                 io.String.Input("prompt", default="", tooltip="What the pictures shall show, as for the sampler."),
@@ -70,14 +70,9 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                     step=0.01,
                     tooltip="Step size; 5 is the paper's. Smaller stays closer to the noise that comes in.",
                 ),
-                io.Int.Input(
-                    "denoiser_steps",
-                    default=1,
-                    min=1,
-                    max=8,
-                    advanced=True,
-                    tooltip="Denoiser calls for a picture during the search, sampled as by lcm with scheduler simple. "
-                    "What is found at one serves at more.",
+                denoiser_steps_input(
+                    "Denoiser calls for a picture during the search, sampled as by lcm with scheduler simple. "
+                    "What is found at one serves at more."
                 ),
             ],
             outputs=[
@@ -96,7 +91,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
     def execute(
         cls, noise, model, clip, vae, reward, latent_image, prompt, iterations, lr, denoiser_steps=1
     ) -> io.NodeOutput:
-        from .host_generator import HostGenerator
+        from .host.generator import HostGenerator
 
         ratio = latent_image.get("downscale_ratio_spacial", None)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"], ratio)

@@ -1,0 +1,72 @@
+"""The rewards and weights that Load Reward offers: the core's, and what lies in models/hypernoise_rewards."""
+
+import ast
+import sys
+from pathlib import Path
+
+import folder_paths
+import torch
+
+from hypernoise_core.rewards import REWARDS, Reward, load_reward
+
+from . import folders
+
+IN_FOLDER = "models/hypernoise_rewards"
+FROM_HUB = "Hugging Face cache"
+
+
+def reward_names() -> list[str]:
+    """The core's rewards, and `file:Class` of every own one in models/hypernoise_rewards."""
+    return [
+        *REWARDS,
+        *(f"{file.stem}:{name}" for file in _entries() if file.suffix == ".py" for name in _classes(file)),
+    ]
+
+
+def weight_names() -> list[str]:
+    return [IN_FOLDER, FROM_HUB, *(entry.name for entry in _entries() if entry.suffix != ".py")]
+
+
+def weights_path(reward: str, weights: str) -> str | None:
+    """What `load_reward` gets as weights; None for what is shipped and what comes from the hub."""
+    if reward == folders.EMBEDDED or weights == FROM_HUB:
+        return None
+    if weights == IN_FOLDER:
+        return folder_paths.get_folder_paths(folders.REWARDS)[0]
+    return next((str(entry) for entry in _entries() if entry.name == weights), None)
+
+
+def _entries() -> list[Path]:
+    roots = [Path(folder) for folder in folder_paths.get_folder_paths(folders.REWARDS)]
+    return sorted(e for root in roots if root.is_dir() for e in root.iterdir() if not e.name.startswith((".", "_")))
+
+
+def _classes(file: Path) -> list[str]:
+    """The classes in a Python file that are derived from something named Reward; the file is read, not run."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError):
+        return []
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Reward") for base in node.bases)
+    ]
+
+
+def load(name: str, weights: str | None) -> Reward:
+    """One of `reward_names` on the weights of `weights_path`.
+
+    Raises:
+        ValueError: the weights are not there, or an own reward does not load.
+    """
+    roots = folder_paths.get_folder_paths(folders.REWARDS)
+    sys.path[:0] = roots
+    try:
+        with torch.inference_mode(False):
+            return load_reward(name, weights)
+    except ValueError as error:
+        raise ValueError(f"reward: {error}") from error
+    finally:
+        for root in roots:
+            sys.path.remove(root)

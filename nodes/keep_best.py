@@ -1,0 +1,33 @@
+"""Keep Best Images: Best-of-N."""
+
+from comfy_api.latest import io
+
+from hypernoise_core.search import ranking
+
+from .host.inputs import picture_inputs
+
+
+class HyperNoiseKeepBest(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseKeepBest",
+            display_name="Keep Best Images",
+            category="HyperNoise/rewards",
+            description="Keeps the best pictures of a batch, best first: Best-of-N.",
+            search_aliases=["best of n", "rank images", "sort by score", "filter images"],
+            inputs=[
+                *picture_inputs(),
+                io.Int.Input("count", default=1, min=1, max=4096, tooltip="How many to keep; all if there are fewer."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The best, in order."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Theirs, in the same order."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, prompt, reward, count) -> io.NodeOutput:
+        total = reward.score(image, prompt)["total"]
+        best = ranking(total)[:count]
+        return io.NodeOutput(image[best], total[best].tolist())

@@ -1,0 +1,43 @@
+"""Load HyperNoise LoRA."""
+
+from comfy_api.latest import io
+
+from .host.adapter import HyperNoise, HyperNoiseType
+from .host.folders import EMBEDDED, adapter_names, adapter_path
+
+
+class HyperNoiseLoraLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseLoraLoader",
+            display_name="Load HyperNoise LoRA",
+            category="HyperNoise",
+            description="Loads a noise hypernetwork from models/hypernoise.",
+            search_aliases=["noise hypernetwork", "hypernoise loader", "load adapter"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=adapter_names(),
+                    default=EMBEDDED,
+                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the one that the "
+                    "pack ships for its embedded generator.",
+                ),
+            ],
+            outputs=[HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file):
+        if adapter_path(file) is None:
+            return f"there is no {file} in models/hypernoise: put it there, or choose another file"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        path = adapter_path(file)
+        return (file, path and path.stat().st_mtime_ns)
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        return io.NodeOutput(HyperNoise.load(file, adapter_path(file)))

@@ -1,0 +1,79 @@
+"""Load Reward."""
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from hypernoise_core.rewards import RewardEnsemble, check_weights
+
+from .host.folders import EMBEDDED
+from .host.reward import LoadedReward, RewardType
+from .host.reward_files import IN_FOLDER, load, reward_names, weight_names, weights_path
+
+
+class HyperNoiseLoadReward(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseLoadReward",
+            display_name="Load Reward",
+            category="HyperNoise/rewards",
+            description="Loads a model that judges pictures under their prompt. Chain several through add_to for a "
+            "weighted sum.",
+            search_aliases=["hpsv2", "imagereward", "pickscore", "clip score", "aesthetic", "preference model"],
+            inputs=[
+                io.Combo.Input(
+                    "reward",
+                    options=reward_names(),
+                    default=EMBEDDED,
+                    tooltip="'embedded' judges the pack's own coloured shapes and needs no download. Python files in "
+                    "models/hypernoise_rewards with a subclass of hypernoise_core.Reward are offered as file:Class.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=weight_names(),
+                    default=IN_FOLDER,
+                    tooltip="Where the reward's released weights are: somewhere in models/hypernoise_rewards, in one "
+                    "file or folder there, or in the Hugging Face cache, which downloads what it lacks.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=-10000.0,
+                    max=10000.0,
+                    step=0.01,
+                    tooltip="The share of this reward in the sum.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=["auto", "cpu"],
+                    default="auto",
+                    tooltip="Where it scores: 'auto' is ComfyUI's device, 'cpu' leaves the GPU's memory alone.",
+                ),
+                RewardType.Input("add_to", optional=True, tooltip="Another Load Reward, to which this one is added."),
+            ],
+            outputs=[
+                RewardType.Output(display_name="reward", tooltip="For Reward Score, Keep Best Images and Compare.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, reward, weights):
+        if reward not in reward_names():
+            return f"there is no reward {reward}: choose one of {', '.join(reward_names())}"
+        if weights not in weight_names():
+            return f"there is no {weights} in {IN_FOLDER}: put it there, or choose other weights"
+        place = weights_path(reward, weights)
+        try:
+            if place:
+                check_weights(reward, place)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, reward, weights, weight, device, add_to=None) -> io.NodeOutput:
+        others = [(r, add_to.ensemble.weights[name]) for name, r in add_to.ensemble.rewards.items()] if add_to else []
+        loaded = (load(reward, weights_path(reward, weights)), weight)
+        place = torch.device("cpu") if device == "cpu" else comfy.model_management.get_torch_device()
+        return io.NodeOutput(LoadedReward(RewardEnsemble([*others, loaded]), place))

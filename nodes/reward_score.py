@@ -1,0 +1,32 @@
+"""Reward Score."""
+
+from comfy_api.latest import io, ui
+
+from .host.inputs import picture_inputs
+from .host.reward import table
+
+
+class HyperNoiseRewardScore(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseRewardScore",
+            display_name="Reward Score",
+            category="HyperNoise/rewards",
+            description="Scores each picture of a batch under its prompt; higher is better.",
+            search_aliases=["image score", "rate image", "aesthetic score", "evaluate"],
+            is_output_node=True,
+            inputs=picture_inputs(),
+            outputs=[
+                io.Float.Output(display_name="score", tooltip="Mean of the batch."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One for each picture."),
+                io.String.Output(display_name="report", tooltip="The scores as text."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, prompt, reward) -> io.NodeOutput:
+        scores = reward.score(image, prompt)
+        report = table(scores)
+        total = scores["total"]
+        return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=ui.PreviewText(report))

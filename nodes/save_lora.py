@@ -1,0 +1,42 @@
+"""Save HyperNoise LoRA."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from hypernoise_core.hypernetworks.adapter_file import write_adapter
+
+from .host.adapter import HyperNoiseType
+from .host.folders import ADAPTERS
+
+
+class HyperNoiseSaveLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HyperNoiseSaveLora",
+            display_name="Save HyperNoise LoRA",
+            category="HyperNoise",
+            description="Writes a noise hypernetwork to models/hypernoise, where Load HyperNoise LoRA finds it. The "
+            "file works in `python -m train` and peft too.",
+            search_aliases=["export hypernoise", "save adapter"],
+            is_output_node=True,
+            inputs=[
+                HyperNoiseType.Input("hypernoise", tooltip="What to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="hypernoise",
+                    tooltip="Name of the file, without number and ending; a subfolder may stand before it.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, hypernoise, filename_prefix) -> io.NodeOutput:
+        root = folder_paths.get_folder_paths(ADAPTERS)[0]
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        write_adapter(path, hypernoise.weights, hypernoise.info)
+        return io.NodeOutput(ui=ui.PreviewText(f"models/hypernoise/{path.relative_to(root).as_posix()}"))

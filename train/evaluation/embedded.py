@@ -1,0 +1,87 @@
+"""The embedded world's benchmark: base and adapter by the exact detector, as tables."""
+
+import json
+from pathlib import Path
+
+from hypernoise_core import NoiseHypernetwork, Reward, load_generator, load_reward
+from hypernoise_core.embedded.benchmark import Case, Made, Method, Result, cases, measure, paired_interval
+from hypernoise_core.embedded.prompts import CATEGORIES
+from hypernoise_core.files import replacing
+from hypernoise_core.generators import Generator
+from hypernoise_core.hypernetworks.lora import DenoiserLora
+
+from ..model import load_adapter
+from .arguments import EvaluateArguments
+
+
+def base_method(generator: Generator, steps: int = 1) -> Method:
+    """The generator as it is."""
+    return lambda x0, conditioning, text: Made(generator.generate(x0, conditioning, steps), x0)
+
+
+def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0, iterations: int = 1) -> Method:
+    """The generator with a noise hypernetwork, or the fine-tuned one."""
+    generator = adapter.generator
+
+    def method(x0, conditioning, text) -> Made:
+        if isinstance(adapter, NoiseHypernetwork):
+            start = adapter.modulate(x0, conditioning, strength, iterations)
+            return Made(generator.generate(start, conditioning, steps), start)
+        return Made(adapter.generate(x0, conditioning, steps), x0)
+
+    return method
+
+
+def compare(
+    generator: Generator,
+    reward: Reward,
+    adapter: DenoiserLora,
+    todo: list[Case],
+    steps: int,
+    strength: float = 1.0,
+    iterations: int = 1,
+) -> tuple[Result, Result]:
+    """(base, adapter) on the same cases."""
+    base = measure(generator, reward, base_method(generator, steps), todo)
+    return base, measure(generator, reward, adapter_method(adapter, steps, strength, iterations), todo)
+
+
+def report(base: Result, other: Result) -> dict:
+    """Both summaries and the paired difference of the detector with its 95 % interval."""
+    difference, low, high = paired_interval(other, base)
+    return {"base": base.summary(), "adapter": other.summary(), "difference": difference, "interval_95": [low, high]}
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Summaries by method as text, one line each."""
+    columns = ("detector_mean", "detector_strict", "reward", "diversity", "redness", "kl", "noise_std")
+    short = ("detector", "strict", "reward", "diversity", "redness", "kl", "noise std")
+    lines = [f"{'':24}" + "".join(f"{name:>10}" for name in (*short, "ms/image"))]
+    for name, row in rows.items():
+        numbers = [row[column] for column in columns] + [1000 * row["seconds_per_image"]]
+        lines.append(f"{name:24}" + "".join(f"{value:10.3f}" for value in numbers))
+    return "\n".join(lines)
+
+
+def category_table(rows: dict[str, dict]) -> str:
+    """Detector scores by category and method as text."""
+    lines = [f"{'detector by category':24}" + "".join(f"{name:>14}" for name in CATEGORIES)]
+    lines += [f"{n:24}" + "".join(f"{row['categories'][c]:14.3f}" for c in CATEGORIES) for n, row in rows.items()]
+    return "\n".join(lines)
+
+
+def evaluate_embedded(args: EvaluateArguments) -> None:
+    """Print base and adapter by the exact detector, and write evaluation.json if there is a folder for it."""
+    generator, reward = load_generator("embedded"), load_reward("embedded")
+    adapter = load_adapter(generator, args.adapter_source)
+    todo, reports = cases(args.n), {}
+    for steps in args.step_counts:
+        base, other = compare(generator, reward, adapter, todo, steps, args.strength, args.iterations)
+        reports[str(steps)] = report(base, other)
+        rows = {f"base, {steps} step(s)": base.summary(), f"{adapter.kind}, {steps} step(s)": other.summary()}
+        low, high = reports[str(steps)]["interval_95"]
+        print(f"{table(rows)}\n{category_table(rows)}")
+        print(f"detector {reports[str(steps)]['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]\n")
+    if args.save_dir:
+        with replacing(Path(args.save_dir) / "evaluation.json") as temporary:
+            temporary.write_text(json.dumps({"adapter": args.adapter_source, "steps": reports}, indent=1))
