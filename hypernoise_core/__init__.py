@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "FineTunedDenoiser": ".hypernetworks.lora",
     "Generator": ".generators",
-    "NoiseHypernetwork": ".hypernetworks.lora",
+    "HeadHypernetwork": ".hypernetworks.head",
+    "LoraHypernetwork": ".hypernetworks.lora",
+    "NoiseHypernetwork": ".hypernetworks",
     "Reward": ".rewards",
     "RewardEnsemble": ".rewards",
     "TensorBatch": ".batch",
@@ -18,6 +20,7 @@ _HOMES = {
     "TrainingConfig": ".training",
     "best_of_n": ".search",
     "load_generator": ".generators",
+    "load_hypernetwork": ".hypernetworks",
     "load_reward": ".rewards",
     "reno": ".search",
 }

@@ -1,5 +1,7 @@
 """Reading tensors from files of strangers: `.safetensors`, or what `torch.save` wrote, by its restricted unpickler."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,9 +20,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if path.suffix != ".safetensors":
         return _read_pickle(path), {}
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a `.safetensors` file.
+
+    Raises:
+        ValueError: not a whole file of its kind.
+    """
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that this torch lacks
         raise ValueError(f"{path} is not a whole safetensors file ({reason(error)}): get or make it again") from error
 

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is unknown at once
 
 import torch
 
-from hypernoise_core import NoiseHypernetwork, RewardEnsemble, load_generator, load_reward
+from hypernoise_core import LoraHypernetwork, RewardEnsemble, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import cases
 from hypernoise_core.embedded.prompts import RELATIONS
 from hypernoise_core.embedded.scenes import COLORS, Scene, Thing, random_background
@@ -40,7 +40,7 @@ def prompts():
 @pytest.fixture
 def hypernetwork(generator):
     """One that is not zero: as if trained a little."""
-    return randomized(NoiseHypernetwork(generator, rank=4, alpha=8))
+    return randomized(LoraHypernetwork(generator, rank=4, alpha=8))
 
 
 def randomized(lora, scale=0.02):

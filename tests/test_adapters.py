@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
 from torch import nn
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
+from hypernoise_core import FineTunedDenoiser, LoraHypernetwork
 from hypernoise_core.hypernetworks.adapter_file import read_adapter, write_peft_folder
 from hypernoise_core.hypernetworks.comfy_keys import key_map
 from hypernoise_core.hypernetworks.lora_clone import _DenseConv2d
@@ -81,7 +81,7 @@ def test_a_diffusers_lora_file_loads_here(generator, finetuned, tmp_path):
     again = FineTunedDenoiser.load(generator, tmp_path / "ours.safetensors")
     assert torch.equal(pictures(again), pictures(ours))
     with pytest.raises(ValueError, match="last layer"):
-        NoiseHypernetwork.load(generator, tmp_path / "pytorch_lora_weights.safetensors")
+        LoraHypernetwork.load(generator, tmp_path / "pytorch_lora_weights.safetensors")
 
 
 CONFIGS = {
@@ -119,7 +119,7 @@ def as_bin(folder, keys=lambda key: key):
 def test_the_authors_release_loads_here(tmp_path, suffix, prefixed):
     """As their trainer saves it: every layer, r = 128 and alpha = 256 in proportion, no word on the last layer."""
     generator = tiny_generator("sana-sprint")
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     prefix = "base_model.model." if prefixed else ""
     weights = {prefix + name: tensor for name, tensor in f.state_dict().items()}
     if suffix == "bin":
@@ -129,14 +129,14 @@ def test_the_authors_release_loads_here(tmp_path, suffix, prefixed):
     LoraConfig(
         r=4, lora_alpha=8, target_modules=target_names(generator.denoiser), init_lora_weights="gaussian"
     ).save_pretrained(tmp_path)
-    again = NoiseHypernetwork.load(generator, tmp_path)
+    again = LoraHypernetwork.load(generator, tmp_path)
     assert again.last_layer == "proj_out"
     assert torch.equal(pictures(again), pictures(f))
 
 
 def test_a_hypernetwork_is_computed_in_plain_peft_as_the_authors_do(generator, tmp_path):
     """Inject, load, and let the last layer return its LoRA branch alone."""
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     f.save(tmp_path / "f.safetensors")
     denoiser = base(generator)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=target_names(denoiser))
@@ -153,10 +153,10 @@ def test_a_hypernetwork_is_computed_in_plain_peft_as_the_authors_do(generator, t
 def test_adapters_travel_between_diffusers_and_comfyui(family, tmp_path):
     """A denoiser with ComfyUI's layers takes our file, its updates are the same, and what it saves loads here."""
     generator = tiny_generator(family)
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     f.save(tmp_path / "f.safetensors")
     host = comfy_host(generator)
-    there = NoiseHypernetwork.load(host, tmp_path / "f.safetensors")
+    there = LoraHypernetwork.load(host, tmp_path / "f.safetensors")
     assert there.last_layer == {"sd-turbo": "out.2", "flux": "final_layer.linear"}[family]
     x = torch.randn(5, 32)
     if family == "flux":
@@ -167,16 +167,16 @@ def test_adapters_travel_between_diffusers_and_comfyui(family, tmp_path):
         expected = scale * torch.cat(branches, 1) + fused.base_layer(x)
         assert torch.allclose(fused(x), expected, atol=1e-5)
     there.save(tmp_path / "back.safetensors")
-    back = NoiseHypernetwork.load(generator, tmp_path / "back.safetensors")
+    back = LoraHypernetwork.load(generator, tmp_path / "back.safetensors")
     assert torch.equal(pictures(back), pictures(f))
     assert read_adapter(tmp_path / "back.safetensors")[1].last_layer == f.last_layer
 
-    made_there = randomized(NoiseHypernetwork(host, rank=4, alpha=8, last_layer=there.last_layer), scale=0.1)
+    made_there = randomized(LoraHypernetwork(host, rank=4, alpha=8, last_layer=there.last_layer), scale=0.1)
     made_there.save(tmp_path / "there.safetensors")
-    here = NoiseHypernetwork.load(generator, tmp_path / "there.safetensors")
+    here = LoraHypernetwork.load(generator, tmp_path / "there.safetensors")
     assert set(here.ranks.values()) == {4}
     here.save(tmp_path / "here.safetensors")
-    again = NoiseHypernetwork.load(host, tmp_path / "here.safetensors")
+    again = LoraHypernetwork.load(host, tmp_path / "here.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(made_there.parameters(), again.parameters(), strict=True))
 
 
@@ -203,7 +203,7 @@ def comfy_host(generator):
 def test_convert_prints_and_turns_files_into_folders_and_back(tmp_path, capsys, monkeypatch):
     generator = tiny_generator("sd-turbo")
     generator.pipeline.save_pretrained(tmp_path / "model")
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     f.save(tmp_path / "f.safetensors", steps_trained=7)
     convert.main([f"--adapter={tmp_path / 'f.safetensors'}"])
     printed = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_convert_prints_and_turns_files_into_folders_and_back(tmp_path, capsys, 
     assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["lora_alpha"] == 8
     assert all(t.dtype == torch.bfloat16 for t in load_file(tmp_path / "peft/adapter_model.safetensors").values())
     convert.main([f"--adapter={tmp_path / 'peft'}", f"--output={tmp_path / 'again.safetensors'}"])
-    again = NoiseHypernetwork.load(generator, tmp_path / "again.safetensors")
+    again = LoraHypernetwork.load(generator, tmp_path / "again.safetensors")
     assert torch.allclose(pictures(again), pictures(f), atol=0.01)
     assert again.training == {"steps_trained": "7"}
 
@@ -224,14 +224,14 @@ def test_convert_prints_and_turns_files_into_folders_and_back(tmp_path, capsys, 
 def test_convert_asks_for_the_model_of_a_folder_that_does_not_say(tmp_path):
     generator = tiny_generator("sd-turbo")
     generator.pipeline.save_pretrained(tmp_path / "model")
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     write_peft_folder(tmp_path / "peft", *f.exported())
     as_bin(tmp_path / "peft")
     line = [f"--adapter={tmp_path / 'peft'}", f"--output={tmp_path / 'f.safetensors'}"]
     with pytest.raises(ValueError, match="--model"):
         convert.main(line)
     convert.main([*line, f"--model={tmp_path / 'model'}"])
-    assert torch.equal(pictures(NoiseHypernetwork.load(generator, tmp_path / "f.safetensors")), pictures(f))
+    assert torch.equal(pictures(LoraHypernetwork.load(generator, tmp_path / "f.safetensors")), pictures(f))
     with pytest.raises(ValueError, match="exists"):
         convert.main([*line, f"--model={tmp_path / 'model'}"])
     tiny_generator("flux").pipeline.save_pretrained(tmp_path / "flux")

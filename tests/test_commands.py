@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hypernoise_core import NoiseHypernetwork, reno
+from hypernoise_core import LoraHypernetwork, reno
 from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
@@ -43,7 +43,7 @@ def test_two_steps_leave_everything(folder, generator):
     assert list((run / "tensorboard").iterdir())
     for picture in ("curves.png", "samples/step-000001.png", "samples/last.png"):
         assert Image.open(run / picture).width > 500
-    adapter = NoiseHypernetwork.load(generator, run / "hypernoise.safetensors")
+    adapter = LoraHypernetwork.load(generator, run / "hypernoise.safetensors")
     assert adapter.training["steps_trained"] == "2"
     assert not [p for p in run.rglob("*") if p.name.startswith(".")]
 

@@ -9,7 +9,7 @@ from conftest import randomized
 from reference import pipeline_pictures
 from tiny_pipelines import PROMPTS, autoencoder_kl, clip_text, tiny_generator, tiny_pipeline, tokenizer, unet
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
+from hypernoise_core import FineTunedDenoiser, LoraHypernetwork
 from hypernoise_core.generators import FAMILIES
 from train import convert
 
@@ -62,12 +62,12 @@ def test_models_page(folder):
         with torch.no_grad():
             expected = pipeline_pictures(generator, x0, PROMPTS, steps)
             assert (generator.generate(x0, conditioning, steps) - expected).abs().max() < 1e-5
-    assert torch.count_nonzero(NoiseHypernetwork(generator, rank=2)(x0, conditioning)) == 0
+    assert torch.count_nonzero(LoraHypernetwork(generator, rank=2)(x0, conditioning)) == 0
 
 
 def test_adapters_page(folder):
     generator = tiny_generator("sd-turbo")
-    f = randomized(NoiseHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
     f.save("mine.safetensors")
     convert.main(["--adapter=mine.safetensors", "--output=mine-peft"])
     finetuned = randomized(FineTunedDenoiser(generator, rank=4, alpha=8), scale=0.1)

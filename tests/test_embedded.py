@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import scene_for
 
-from hypernoise_core import NoiseHypernetwork
+from hypernoise_core import LoraHypernetwork
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Made, cases, measure, paired_interval
 from hypernoise_core.embedded.detector import detect, judge
@@ -113,7 +113,7 @@ def test_the_benchmark_measures_what_it_says(generator, reward):
 def shipped(generator, reward):
     """Shipped generator and adapter on 600 cases."""
     todo = cases(600)
-    adapter = NoiseHypernetwork.load(generator, HYPERNOISE_FILE)
+    adapter = LoraHypernetwork.load(generator, HYPERNOISE_FILE)
     return (
         measure(generator, reward, base_method(generator), todo),
         measure(generator, reward, adapter_method(adapter), todo),

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from tiny_judges import save_judges
 from tiny_pipelines import tiny_pipeline
 
-from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core import LoraHypernetwork, load_generator
 from hypernoise_core.evaluation import detector as detector_module
 from train import evaluate, generate
 from train.cli import parse, run_command
@@ -54,7 +54,7 @@ def place(tmp_path_factory):
     """A folder with a toy SD-Turbo, an adapter for it, judges and prompts."""
     folder = tmp_path_factory.mktemp("place")
     tiny_pipeline("sd-turbo").save_pretrained(folder / "toy")
-    f = randomized(NoiseHypernetwork(load_generator(str(folder / "toy")), rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(load_generator(str(folder / "toy")), rank=4, alpha=8), scale=0.1)
     f.save(folder / "mine.safetensors")
     save_judges(folder)
     prompts = folder / "prompts"
@@ -123,7 +123,7 @@ def test_geneval_in_its_layout_scored_and_reported(place, tmp_path, capsys):
 def test_every_picture_is_the_generator_s_own_from_its_recorded_seed(place, tmp_path):
     run(line(place, "geneval", tmp_path, "--samples=2", "--score=false", "--seed=7", "--steps=1,2"))
     generator = load_generator(str(place / "toy"))
-    adapter = NoiseHypernetwork.load(generator, place / "mine.safetensors")
+    adapter = LoraHypernetwork.load(generator, place / "mine.safetensors")
     recorded = [json.loads(row) for row in (tmp_path / "seeds.jsonl").read_text().splitlines()]
     assert [row["seeds"] for row in recorded] == [[7 + i] for i in range(8)]
     for method, own, steps in (("base-1", None, 1), ("hypernoise-2", adapter, 2)):
@@ -265,7 +265,7 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
     assert len(list((tmp_path / "hypernoise-1").iterdir())) == 3
     run(argv)  # and is left out again
     generator = load_generator(str(place / "toy"))
-    NoiseHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "other.safetensors")
+    LoraHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"with adapter 'sha256 .*, and it is now 'sha256 "):
         run([*argv, f"--adapter={tmp_path / 'other.safetensors'}"])
     with pytest.raises(ValueError, match=r"with strength 1\.0, and it is now 0\.5"):

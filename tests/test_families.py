@@ -6,8 +6,7 @@ from conftest import randomized
 from reference import first_prediction, pipeline_pictures, reference_delta
 from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
 
-from hypernoise_core import NoiseHypernetwork
-from hypernoise_core.hypernetworks.lora import find_last_layer
+from hypernoise_core import LoraHypernetwork
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -46,7 +45,7 @@ def test_the_first_call_is_what_the_paper_feeds_the_denoiser(family):
 
 
 def test_hypernetworks_start_at_exactly_zero(family):
-    f = NoiseHypernetwork(family, rank=4, alpha=8)
+    f = LoraHypernetwork(family, rank=4, alpha=8)
     delta = f(family.noise(3, 32, 48), family.encode(PROMPTS))
     assert delta.shape == (3, family.latent_channels, 32 // family.latent_scale, 48 // family.latent_scale)
     assert torch.count_nonzero(delta) == 0
@@ -54,7 +53,7 @@ def test_hypernetworks_start_at_exactly_zero(family):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_modulated_pictures_equal_the_references(family, steps):
-    f = randomized(NoiseHypernetwork(family, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(family, rank=4, alpha=8), scale=0.1)
     x0, conditioning = family.noise(3, 32, 32, seed=1), family.encode(PROMPTS)
     with torch.no_grad():
         delta = reference_delta(family, f, x0, PROMPTS)
@@ -66,7 +65,7 @@ def test_modulated_pictures_equal_the_references(family, steps):
 
 
 def test_training_gradients_equal_those_through_the_pipeline(family):
-    f = randomized(NoiseHypernetwork(family, rank=4, alpha=8), scale=0.1)
+    f = randomized(LoraHypernetwork(family, rank=4, alpha=8), scale=0.1)
     x0, parameters = family.noise(2, 32, 32, seed=1), list(f.parameters())
     ours = f.generate(x0, family.encode(PROMPTS[:2]))
     reference = pipeline_pictures(family, x0 + reference_delta(family, f, x0, PROMPTS[:2]), PROMPTS[:2], steps=1)
@@ -77,7 +76,7 @@ def test_training_gradients_equal_those_through_the_pipeline(family):
 
 
 def test_the_last_layer_is_found_by_running(family):
-    assert find_last_layer(family) == {"sd-turbo": "conv_out", "sdxl-turbo": "conv_out"}.get(family.family, "proj_out")
+    assert family.last_layer == {"sd-turbo": "conv_out", "sdxl-turbo": "conv_out"}.get(family.family, "proj_out")
 
 
 def test_checkpointing_keeps_gradients_and_saves_activations(family):
@@ -114,7 +113,7 @@ def test_half_precision_stays_close_and_noise_stays_float32(family):
     half = tiny_generator(family.family)
     half.pipeline.to(torch.bfloat16)
     x0, conditioning = family.noise(2, 32, 32), half.encode(PROMPTS[:2])
-    f = NoiseHypernetwork(half, rank=4, alpha=8)
+    f = LoraHypernetwork(half, rank=4, alpha=8)
     assert f(x0, conditioning).dtype == half.generate(x0, conditioning).dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in f.parameters())
     difference = half.generate(x0, conditioning) - family.generate(x0, family.encode(PROMPTS[:2]))

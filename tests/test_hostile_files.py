@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import tiny_generator
 
-from hypernoise_core import NoiseHypernetwork
+from hypernoise_core import LoraHypernetwork
 from hypernoise_core.hypernetworks.adapter_file import write_peft_folder
 
 
@@ -26,7 +26,7 @@ def generator():
 def originals(generator, tmp_path_factory):
     """A good file and a good PEFT folder with a pickled and a safetensors file in it."""
     folder = tmp_path_factory.mktemp("good")
-    f = randomized(NoiseHypernetwork(generator, rank=2, alpha=2))
+    f = randomized(LoraHypernetwork(generator, rank=2, alpha=2))
     f.save(folder / "good.safetensors", rewards="redness=1")
     write_peft_folder(folder / "peft", *f.exported())
     torch.save(f.state_dict(), folder / "adapter_model.bin")
@@ -36,7 +36,7 @@ def originals(generator, tmp_path_factory):
 def loads_whole_or_is_refused(generator, path):
     """The refusal, or None."""
     try:
-        f = NoiseHypernetwork.load(generator, path)
+        f = LoraHypernetwork.load(generator, path)
     except ValueError as error:
         assert str(path) in str(error)
         assert len(str(error)) < 1000

@@ -6,15 +6,14 @@ from conftest import randomized
 from reference import reference_delta
 from safetensors.torch import load_file, save_file
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
+from hypernoise_core import FineTunedDenoiser, LoraHypernetwork
 from hypernoise_core.hypernetworks.adapter_file import read_adapter
-from hypernoise_core.hypernetworks.lora import find_last_layer
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.layers import target_names
 
 
 def test_exactly_zero_when_made(generator, prompts):
-    f = NoiseHypernetwork(generator, rank=4, alpha=8)
+    f = LoraHypernetwork(generator, rank=4, alpha=8)
     delta = f(generator.noise(len(prompts)), generator.encode(prompts))
     assert delta.shape == (len(prompts), 16, 8, 8)
     assert torch.count_nonzero(delta) == 0
@@ -42,7 +41,7 @@ def test_strength_zero_is_the_base_bit_for_bit(generator, hypernetwork, prompts)
 
 
 def test_base_weights_are_shared_not_copied(generator):
-    f = NoiseHypernetwork(generator, rank=4, alpha=8)
+    f = LoraHypernetwork(generator, rank=4, alpha=8)
     own = {id(p) for p in f.network.parameters()} - {id(p) for p in generator.denoiser.parameters()}
     lora = {id(p) for p in f.parameters()}
     last = {id(p) for p in f.network.get_submodule(f.last_layer).base_layer.parameters()}
@@ -50,7 +49,7 @@ def test_base_weights_are_shared_not_copied(generator):
 
 
 def test_every_layer_is_adapted_depthwise_convolutions_densely(generator):
-    f = NoiseHypernetwork(generator, rank=4, alpha=8)
+    f = LoraHypernetwork(generator, rank=4, alpha=8)
     names = {name.rsplit(".lora_", 1)[0] for name in lora_parameters(f.network)}
     assert names == set(target_names(generator.denoiser))
     conv = generator.denoiser.transformer_blocks[0].ff.conv_depth
@@ -76,12 +75,12 @@ def test_output_and_gradients_equal_plain_torch(generator, hypernetwork, prompts
 
 
 def test_the_last_layer_is_found_by_running(generator):
-    assert find_last_layer(generator) == "proj_out"
+    assert generator.last_layer == "proj_out"
     with pytest.raises(ValueError, match="proj_out"):
-        NoiseHypernetwork(generator, rank=4, last_layer="conv_out")
+        LoraHypernetwork(generator, rank=4, last_layer="conv_out")
 
 
-@pytest.mark.parametrize("kind", [NoiseHypernetwork, FineTunedDenoiser])
+@pytest.mark.parametrize("kind", [LoraHypernetwork, FineTunedDenoiser])
 def test_a_saved_adapter_makes_equal_pictures(generator, prompts, tmp_path, kind):
     lora = randomized(kind(generator, rank=4, alpha=8))
     lora.save(tmp_path / "a.safetensors", rewards="redness=1", steps_trained=3)
@@ -146,13 +145,13 @@ def test_what_does_not_fit_is_refused(generator, hypernetwork, tmp_path, case):
     damage, message = DAMAGE[case]
     damage(path)
     with pytest.raises(ValueError, match=message):
-        NoiseHypernetwork.load(generator, path)
+        LoraHypernetwork.load(generator, path)
 
 
 def test_a_fine_tuned_lora_is_no_hypernetwork(generator, tmp_path):
     FineTunedDenoiser(generator, rank=4).save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="finetune"):
-        NoiseHypernetwork.load(generator, tmp_path / "a.safetensors")
+        LoraHypernetwork.load(generator, tmp_path / "a.safetensors")
 
 
 def test_nothing_is_left_when_writing_fails(generator, hypernetwork, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import save_file
 from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator, tiny_pipeline
 
-from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core import LoraHypernetwork, load_generator
 from hypernoise_core.hypernetworks.comfy_keys import key_map
 from hypernoise_core.layers import target_names
 
@@ -179,11 +179,11 @@ def test_devices_that_are_not_there_are_named(saved):
 def test_adapters_of_another_family_are_refused_with_both_names(tmp_path):
     families = [tiny_generator(name) for name in BUILDERS]
     for family in families:
-        NoiseHypernetwork(family, rank=2, alpha=2).save(tmp_path / f"{family.family}.safetensors")
+        LoraHypernetwork(family, rank=2, alpha=2).save(tmp_path / f"{family.family}.safetensors")
     for family in families:
         for other in families:
             if other is family:
-                NoiseHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
+                LoraHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
                 continue
             with pytest.raises(ValueError, match=f"made for {other.name} .*does not fit {family.name}"):
-                NoiseHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
+                LoraHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")

@@ -26,7 +26,7 @@ from benchmarks.paper.rows import load_changed
 from benchmarks.paper.run import to_run
 from benchmarks.paper.techniques import OPENINGS, Spec, by_rules, load_rewriter, make, tools_for
 from benchmarks.paper.world import SHIPPED, World, chosen_cases
-from hypernoise_core import NoiseHypernetwork, RewardEnsemble
+from hypernoise_core import LoraHypernetwork, RewardEnsemble
 from hypernoise_core.embedded.benchmark import Result, cases, paired_interval
 from hypernoise_core.embedded.detector import Detection
 from hypernoise_core.embedded.prompts import prompts
@@ -44,7 +44,7 @@ TINY = ["--scale=0.005", "--workers=1"]
 def toys(tmp_path_factory):
     """The toy world in place of the embedded one."""
     shipped = tmp_path_factory.mktemp("shipped") / "shipped.safetensors"
-    NoiseHypernetwork(ToyGenerator(), rank=2, alpha=2).save(shipped)
+    LoraHypernetwork(ToyGenerator(), rank=2, alpha=2).save(shipped)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world, "load_generator", lambda name: ToyGenerator())
         load_reward = world.load_reward

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
-from hypernoise_core.hypernetworks.lora import NoiseHypernetwork
+from hypernoise_core.hypernetworks.lora import LoraHypernetwork
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.training import Diagnosed, NonFiniteError, StepDone, StepSkipped
 
@@ -45,7 +45,7 @@ def test_the_step_equals_plain_torch(generator, redness, prompts):
     random = torch.Generator().set_state(t.random.get_state())
     seed = int(torch.randint(2**62, (), generator=random))
     rows = torch.randperm(len(prompts), generator=random)[:2].tolist()
-    f = NoiseHypernetwork(generator, rank=4, alpha=8)
+    f = LoraHypernetwork(generator, rank=4, alpha=8)
     with torch.no_grad():
         for a, b in zip(f.parameters(), t.adapter.parameters(), strict=True):
             a.copy_(b)

@@ -95,6 +95,26 @@ class TrainArguments(ModelArguments, RewardArguments):
     pictures_per_prompt: int = 1
     """Pictures of the same prompt in a batch; above 1 for rewards that compare them, such as diversity."""
 
+    hypernetwork: Literal["lora", "head"] = "lora"
+    """lora: the paper's, a LoRA in a clone of the denoiser. head: a small network that reads what the frozen denoiser
+    makes of the noise; half the cost, any model, and made to be applied again and again (--iterations)."""
+    iterations: int = 1
+    """Readings that the hypernetwork is trained for: each picture starts after some of them. 5 suits a head."""
+    coarsen: int = 1
+    """Latent cells along each side that it sees as one. 2 costs a quarter, where the model makes good pictures at half
+    its side too."""
+    head_width: int = 256
+    """Of a head's layers, a multiple of 16."""
+    head_depth: int = 2
+    """Layers of a head."""
+    head_reads: Literal["features", "prediction"] = "features"
+    """features: what enters the denoiser's last layer, beside noise and prediction. prediction: these two alone, for
+    models that give no features, or to serve another model with the same latents."""
+    distill: str | None = None
+    """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
+    distill_steps: int = 0
+    """Steps that follow --distill instead of the reward."""
+
     lora_rank: int = 128
     """Rank of every LoRA factor; the paper finds 64 nearly as good and less than 16 too little."""
     alpha_multiplier: float = 2.0
@@ -231,6 +251,14 @@ class TrainArguments(ModelArguments, RewardArguments):
         per_step = self.batch_size * self.accumulation_steps
         return TrainingConfig(
             train_type=self.train_type,
+            hypernetwork=self.hypernetwork,
+            iterations=self.iterations,
+            coarsen=self.coarsen,
+            head_width=self.head_width,
+            head_depth=self.head_depth,
+            head_reads=self.head_reads,
+            distill=self.distill,
+            distill_steps=self.distill_steps,
             rank=self.lora_rank,
             alpha=self.lora_rank * self.alpha_multiplier,
             last_layer=self.last_layer_name,

@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, load_generator
+from hypernoise_core import load_generator
+from hypernoise_core.hypernetworks import adapter_class
 from hypernoise_core.hypernetworks.adapter_file import (
     AdapterInfo,
     layer_ranks,
@@ -60,10 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: ConvertArguments = parse(ConvertArguments, PROG, __doc__, argv)
     weights, info = read_adapter(args.adapter)
     if args.model:
-        kind = info.kind or args.kind
-        lora = (NoiseHypernetwork if kind == "noise" else FineTunedDenoiser).load(
-            load_generator(args.model), args.adapter
-        )
+        lora = adapter_class(info.kind or args.kind).load(load_generator(args.model), args.adapter)
         fitted, info = lora.exported()
         weights = {name: tensor.to(weights[name].dtype) for name, tensor in fitted.items()}
     rows = contents(weights, info)

@@ -18,7 +18,7 @@ import torch
 from hypernoise_core import Generator, Trainer, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Result, cases, measure
 from hypernoise_core.files import replacing
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter
 
 from .cli import parse, run_command
 from .config import RECIPES, TrainArguments
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _show(folder, base, results, trained)
 
 
-def _train(generator: Generator, recipe: str, scale: float, folder: Path) -> DenoiserLora:
+def _train(generator: Generator, recipe: str, scale: float, folder: Path) -> Adapter:
     """Train by a recipe into `folder`, emptied first; returns the adapter with its averaged weights."""
     shutil.rmtree(folder, ignore_errors=True)
     args: TrainArguments = parse(TrainArguments, PROG, "", [], str(RECIPES / f"{recipe}.yaml"))

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch
+from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch, load_hypernetwork
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path
@@ -141,7 +141,7 @@ class Candidates:
 @torch.no_grad()
 def make_pictures(
     generator: Generator,
-    adapter: DenoiserLora | None,
+    adapter: Adapter | None,
     conditioning: TensorBatch,
     seeds: Sequence[int],
     height: int | None = None,
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)
     adapters = {"base": None}
     if adapter_file:
-        adapters["hypernoise"] = NoiseHypernetwork.load(generator, adapter_file)
+        adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
 
     folder = Path(args.save_dir)

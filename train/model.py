@@ -1,14 +1,10 @@
-"""The command lines' arguments about how a model is loaded, and its adapters."""
+"""The command lines' arguments about how a model is loaded."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork
-from hypernoise_core.generators import DiffusersGenerator, Generator, load_generator
-from hypernoise_core.hypernetworks.adapter_file import read_adapter
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.generators import DiffusersGenerator, load_generator
 
 
 @dataclass(kw_only=True)
@@ -42,13 +38,3 @@ class ModelArguments:
             vae_slicing=self.vae_slicing,
             vae_tiling=self.vae_tiling,
         )
-
-
-def load_adapter(generator: Generator, path: str | Path) -> DenoiserLora:
-    """An adapter of either kind.
-
-    Raises:
-        ValueError: it is not there, or is another model's.
-    """
-    kind = read_adapter(path)[1].kind
-    return (FineTunedDenoiser if kind == "finetune" else NoiseHypernetwork).load(generator, path)

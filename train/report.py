@@ -82,10 +82,12 @@ def _plain(value: object) -> str:
 
 def _card(settings: dict, steps: int, adapter_name: str) -> str:
     kind = "A noise hypernetwork" if settings["train_type"] == "noise" else "A LoRA, fine-tuned for comparison,"
+    moves_noise = settings["train_type"] == "noise"
+    names = "load_generator, load_hypernetwork" if moves_noise else "FineTunedDenoiser, load_generator"
     code = (
-        "NoiseHypernetwork.load(generator, file)\nx0 = generator.noise(batch=1, seed=0)\n"
+        "load_hypernetwork(generator, file)\nx0 = generator.noise(batch=1, seed=0)\n"
         'image = f.generate(x0, generator.encode(["a prompt"]), steps=1, strength=1.0)'
-        if settings["train_type"] == "noise"
+        if moves_noise
         else "FineTunedDenoiser.load(generator, file)"
     )
     return f"""---
@@ -101,7 +103,7 @@ tags: [hypernoise, lora, text-to-image]
 {_table(["", ""], [[key, _plain(settings[key])] for key in CARD_KEYS])}
 
 ```python
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, load_generator
+from hypernoise_core import {names}
 
 generator = load_generator("{settings["generator"]}")
 f = {code.replace("file", f'"{adapter_name}"')}
@@ -116,6 +118,8 @@ CARD_KEYS = (
     "rewards",
     "held_out",
     "prompts",
+    "hypernetwork",
+    "iterations",
     "temperature",
     "kl_reduction",
     "rank",

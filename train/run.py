@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,
@@ -111,7 +111,8 @@ class Run:
             bar.write(f"step {event.step}: " + _numbers(event.metrics) + (" (best)" if event.best else ""))
         if isinstance(event, StepDone):
             bar.update()
-            bar.set_postfix({key: f"{event.metrics[key]:.3g}" for key in ("reward", "kl")})
+            shown = (key for key in ("reward", "distill_error", "kl") if key in event.metrics)
+            bar.set_postfix({key: f"{event.metrics[key]:.3g}" for key in shown})
             if event.step % self.args.log_every == 0:
                 self._grid(self.folder / "samples" / f"step-{event.step:06d}.png")
 
@@ -175,7 +176,7 @@ class _Samples:
         self.x0 = torch.cat([generator.noise(1, seed=SAMPLE_SEED + i) for i in range(len(prompts))])
 
     @torch.no_grad()
-    def make(self, adapter: DenoiserLora | None, steps: int):
+    def make(self, adapter: Adapter | None, steps: int):
         if adapter is None:
             return to_images(self.generator.generate(self.x0, self.conditioning, steps))
         return to_images(adapter.generate(self.x0, self.conditioning, steps))

@@ -19,7 +19,7 @@ from hypernoise_core import NoiseHypernetwork, Reward
 from hypernoise_core.embedded.benchmark import Made
 from hypernoise_core.embedded.prompts import RELATIONS
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.search import Found, best_of_path, reno_path
 
 from .world import Batch, World
@@ -81,7 +81,7 @@ class Tools:
     world: World
     generator: Generator
     reward: Reward
-    adapter: DenoiserLora | None
+    adapter: Adapter | None
 
 
 def make(spec: Spec, tools: Tools, batch: Batch) -> tuple[Made, Cost]:

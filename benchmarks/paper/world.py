@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypernoise_core import FineTunedDenoiser, NoiseHypernetwork, Reward, TensorBatch, load_generator, load_reward
+from hypernoise_core import Reward, TensorBatch, load_generator, load_reward
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Case, cases
 from hypernoise_core.embedded.prompts import prompts
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks.adapter_file import read_adapter
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter, load_adapter
 from hypernoise_core.rewards.base import BackboneReward
 
 PROBE_SEED = 5_000_000
@@ -69,11 +68,9 @@ class World:
     def adapter_file(self, name: str) -> Path:
         return HYPERNOISE_FILE if name == SHIPPED else self.work / f"{name}.safetensors"
 
-    def adapter(self, name: str, generator: Generator | None = None) -> DenoiserLora:
-        """A trained adapter of either kind, on the embedded generator or a changed one."""
-        path = self.adapter_file(name)
-        kind = FineTunedDenoiser if read_adapter(path)[1].kind == "finetune" else NoiseHypernetwork
-        return kind.load(generator or self.generator, path)
+    def adapter(self, name: str, generator: Generator | None = None) -> Adapter:
+        """A trained adapter of any kind, on the embedded generator or a changed one."""
+        return load_adapter(generator or self.generator, self.adapter_file(name))
 
 
 def chosen_cases(n: int, per: int = PER_PROMPT) -> list[Case]:

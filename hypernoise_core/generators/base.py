@@ -28,6 +28,8 @@ class Generator(ABC):
     latent_channels: int
     latent_scale: int
     """Pixels per latent cell, along each side."""
+    latent_scaling: float = 1.0
+    """What the autoencoder's latents are multiplied by, where it is one number."""
     default_size: int
     """Side, in pixels, of the pictures that the model was trained on."""
     device: torch.device

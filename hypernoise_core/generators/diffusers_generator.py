@@ -50,6 +50,7 @@ class DiffusersGenerator(Generator):
         self.device = self.denoiser.device
         self.latent_channels = self.denoiser.config.in_channels
         self.latent_scale = pipeline.vae_scale_factor
+        self.latent_scaling = self.autoencoder.config.get("scaling_factor") or 1.0
         sample_size = self.denoiser.config.get("sample_size") or pipeline.default_sample_size  # in latent cells
         self.default_size = sample_size * self.latent_scale
 

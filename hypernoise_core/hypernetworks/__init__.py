@@ -1,1 +1,65 @@
-"""Noise hypernetworks: the kinds there are, their files, and how they sit in a denoiser."""
+"""Noise hypernetworks: the kinds there are, one file each, and one loader for all of them.
+
+A kind is imported when it is asked for: ComfyUI runs them without diffusers and peft.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .adapter_file import read_kind
+from .base import Adapter, NoiseHypernetwork
+
+if TYPE_CHECKING:
+    from ..generators.base import Generator
+
+HYPERNETWORKS = {"lora": ("lora", "LoraHypernetwork"), "head": ("head", "HeadHypernetwork")}
+"""What `--hypernetwork` takes, and where each kind lives: module and class."""
+
+_IN_FILES = {"noise": HYPERNETWORKS["lora"], "head": HYPERNETWORKS["head"], "finetune": ("lora", "FineTunedDenoiser")}
+"""Kind in a file's header to module and class."""
+
+__all__ = [
+    "HYPERNETWORKS",
+    "Adapter",
+    "NoiseHypernetwork",
+    "adapter_class",
+    "load_adapter",
+    "load_hypernetwork",
+]
+
+
+def adapter_class(kind: str) -> type[Adapter]:
+    """The class of a kind: a name of `HYPERNETWORKS`, or `finetune`."""
+    module, name = HYPERNETWORKS.get(kind) or _IN_FILES[kind]
+    return getattr(import_module(f".{module}", __name__), name)
+
+
+def load_adapter(generator: Generator, path: str | Path) -> Adapter:
+    """Whatever was trained for `generator`: a noise hypernetwork of any kind, or a fine-tuned LoRA.
+
+    Args:
+        path: a HyperNoise file, a PEFT folder, or the hub id of one.
+
+    Raises:
+        ValueError: nothing there, damaged, or another model's.
+    """
+    return adapter_class(read_kind(path)).load(generator, path)
+
+
+def load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork:
+    """A noise hypernetwork of any kind for `generator`, as `load_adapter`.
+
+    Raises:
+        ValueError: as there, or it is a LoRA that was fine-tuned into the generator.
+    """
+    if (kind := read_kind(path)) == "finetune":
+        raise ValueError(
+            f"{path} is a LoRA that was fine-tuned into its generator for comparison, and moves no noise: give a noise "
+            "hypernetwork"
+        )
+    found = adapter_class(kind).load(generator, path)
+    assert isinstance(found, NoiseHypernetwork)
+    return found

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..files import replacing
 from ..layers import lora_settings, target_names, weight_shape
-from ..tensor_file import read_tensors
+from ..tensor_file import read_metadata, read_tensors
 from .comfy_keys import A, B, key_map
 from .peft_config import apply_config
 
@@ -61,6 +61,8 @@ class AdapterInfo:
     """The layer that is zeroed in f_φ's clone, by its diffusers name; empty for a fine-tuned LoRA."""
     layers: int | None = None
     """How many layers are adapted; None for all of the denoiser's."""
+    coarsen: int = 1
+    """Latent cells along each side that f_φ sees as one."""
     training: dict[str, str] = field(default_factory=dict)
     """What is known of the training: `resolution`, `rewards`, `kl`, `steps_trained`, …"""
 
@@ -118,6 +120,7 @@ def _header(info: AdapterInfo, weights: dict[str, Tensor], title: str) -> dict[s
         "hypernoise.alpha": str(info.alpha),
         "hypernoise.last_layer": info.last_layer,
         **({} if info.layers is None else {"hypernoise.layers": str(info.layers)}),
+        **({} if info.coarsen == 1 else {"hypernoise.coarsen": str(info.coarsen)}),
         **{f"hypernoise.{key}": str(value) for key, value in info.training.items()},
         DIFFUSERS_CONFIG: json.dumps(_peft_config(weights, info)),
     }
@@ -126,6 +129,22 @@ def _header(info: AdapterInfo, weights: dict[str, Tensor], title: str) -> dict[s
 def _peft_config(weights: dict[str, Tensor], info: AdapterInfo) -> dict:
     ranks = {name.removeprefix(PEFT_PREFIX): rank for name, rank in layer_ranks(weights).items()}
     return {**lora_settings(ranks, info.alpha / info.rank, info.rank), "target_modules": sorted(ranks)}
+
+
+def read_kind(path: str | Path) -> str:
+    """What a HyperNoise file says it is: `noise` (a LoRA), `head` or `finetune`. Files and folders of others, which do
+    not say it, hold LoRAs of noise hypernetworks.
+
+    Raises:
+        ValueError: it is no whole safetensors file, or of a kind that is not known here.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".safetensors":
+        return "noise"
+    kind = read_metadata(file).get("hypernoise.kind", "noise")
+    if kind not in (*KINDS, "head"):
+        raise ValueError(f"{path} is of kind {kind[:60]!r}, which this version does not know: update this package")
+    return kind
 
 
 def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
@@ -232,10 +251,16 @@ def _info(metadata: dict[str, str]) -> AdapterInfo:
             alpha=float(fields.pop("alpha")),
             last_layer=fields.pop("last_layer"),
             layers=int(fields.pop("layers")) if "layers" in fields else None,
+            coarsen=int(fields.pop("coarsen", "1")),
             training=fields,
         )
     except (KeyError, ValueError) as error:
         raise ValueError(f"has a damaged HyperNoise header ({error}): train or save it again") from error
-    if info.kind not in KINDS or info.rank < 1 or not (math.isfinite(info.alpha) and info.alpha > 0):
+    if (
+        info.kind not in KINDS
+        or info.rank < 1
+        or info.coarsen < 1
+        or not (math.isfinite(info.alpha) and info.alpha > 0)
+    ):
         raise ValueError(f"has a damaged HyperNoise header (kind {info.kind!r}, rank {info.rank}, alpha {info.alpha})")
     return info

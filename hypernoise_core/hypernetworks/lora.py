@@ -1,9 +1,9 @@
-"""The noise hypernetwork f_φ: a LoRA on the frozen denoiser that moves the starting noise (paper, section 3)."""
+"""The noise hypernetwork of the paper: a LoRA on a clone of the frozen denoiser (paper, section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,17 @@ from ..generators.base import Generator
 from ..layers import TARGETS, target_names
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
 from .adapter_fit import fit_adapter, misfit
+from .base import Adapter, NoiseHypernetwork
 from .comfy_keys import key_map
 from .lora_clone import add_lora, load_lora_, lora_parameters, shared_clone
 
+if TYPE_CHECKING:
+    from typing import Self
 
-class DenoiserLora:
+    from ..training.config import TrainingConfig
+
+
+class DenoiserLora(Adapter):
     """A LoRA on a weight-sharing clone of a generator's denoiser, and its file.
 
     Args:
@@ -26,8 +32,6 @@ class DenoiserLora:
         alpha: LoRA scale, `alpha / rank` times B A.
         ranks: of each adapted layer where they are not all of them or not all `rank`; the scale stays `alpha / rank`.
     """
-
-    kind: str
 
     def __init__(
         self, generator: Generator, rank: int = 128, alpha: float = 256.0, ranks: dict[str, int] | None = None
@@ -45,13 +49,9 @@ class DenoiserLora:
     def _prepare(self) -> None:
         """What is done to the clone before the LoRA goes in."""
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The LoRA's weights, float32; nothing else is ever trained."""
-        return iter(lora_parameters(self.network).values())
-
-    def state_dict(self) -> dict[str, Tensor]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
         """The LoRA's weights under the names that the denoiser's layers have."""
-        return {name: parameter.detach() for name, parameter in lora_parameters(self.network).items()}
+        return lora_parameters(self.network)
 
     def save(self, path: str | Path, **training) -> None:
         """Write a HyperNoise LoRA file, under diffusers' names whatever the denoiser's; `training` goes into the header
@@ -72,11 +72,16 @@ class DenoiserLora:
             alpha=self.alpha,
             last_layer=keys.diffusers_name(self.last_layer) if keys.comfy and self.last_layer else self.last_layer,
             layers=None if len(self.ranks) == len(names) else len(layer_ranks(weights)),
+            coarsen=self.coarsen,
             training={**self.training, **{key: str(value) for key, value in training.items()}},
         )
 
     @classmethod
-    def load(cls, generator: Generator, path: str | Path):
+    def from_config(cls, generator: Generator, config: TrainingConfig) -> Self:
+        return cls(generator, config.rank, config.alpha)
+
+    @classmethod
+    def load(cls, generator: Generator, path: str | Path) -> Self:
         """Read an adapter for `generator`, from anything that `read_adapter` takes. The denoiser may have diffusers'
         layer names or ComfyUI's.
 
@@ -101,7 +106,7 @@ class DenoiserLora:
         return cls(generator, info.rank, info.alpha, ranks)
 
 
-class NoiseHypernetwork(DenoiserLora):
+class LoraHypernetwork(DenoiserLora, NoiseHypernetwork):
     """f_φ(x0, c), exactly zero when made: the clone's last layer is zeroed, so that only its LoRA reaches the output.
 
     Args:
@@ -110,6 +115,7 @@ class NoiseHypernetwork(DenoiserLora):
         alpha: LoRA scale, `alpha / rank` times B A.
         last_layer: the denoiser's output layer; found by running it when not given.
         ranks: as for every `DenoiserLora`.
+        coarsen: latent cells along each side that it sees as one.
     """
 
     kind = "noise"
@@ -121,49 +127,27 @@ class NoiseHypernetwork(DenoiserLora):
         alpha: float = 256.0,
         last_layer: str | None = None,
         ranks: dict[str, int] | None = None,
+        coarsen: int = 1,
     ):
-        self._given_last_layer = last_layer
+        self._given_last_layer, self.coarsen = last_layer, coarsen
         super().__init__(generator, rank, alpha, ranks)
 
     def _prepare(self) -> None:
-        self.last_layer = self._given_last_layer or find_last_layer(self.generator)
+        self.last_layer = self._given_last_layer or self.generator.last_layer
         _zero_layer(self.network, self.last_layer)
         if self.last_layer not in self.ranks:
             raise ValueError(f"no LoRA on the last layer {self.last_layer}: it could only ever return zero")
 
     @classmethod
-    def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str):
-        return cls(generator, info.rank, info.alpha, last_layer or None, ranks)
+    def from_config(cls, generator: Generator, config: TrainingConfig) -> Self:
+        return cls(generator, config.rank, config.alpha, config.last_layer, coarsen=config.coarsen)
 
-    def __call__(self, x0: Tensor, conditioning: TensorBatch) -> Tensor:
-        """The residual for unit noise `x0` [B, C, h, w]: same shape, float32."""
-        return self.generator.first_call(self.network, x0, conditioning)
+    @classmethod
+    def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str) -> Self:
+        return cls(generator, info.rank, info.alpha, last_layer or None, ranks, info.coarsen)
 
-    def modulate(self, x0: Tensor, conditioning: TensorBatch, strength: float = 1.0, iterations: int = 1) -> Tensor:
-        """x0 + strength · f_φ(x0, c) (paper, equation 6), `iterations` times over: each starts from the noise that the
-        one before has moved, and costs a denoiser call. Strength 0 or no iteration returns `x0` itself.
-
-        Raises:
-            ValueError: `iterations` is below 0.
-        """
-        if iterations < 0:
-            raise ValueError(f"iterations is {iterations}; it must be at least 0")
-        for _ in range(iterations if strength else 0):
-            x0 = x0 + strength * self(x0, conditioning)
-        return x0
-
-    def generate(
-        self,
-        x0: Tensor,
-        conditioning: TensorBatch,
-        steps: int = 1,
-        seed: int = 0,
-        strength: float = 1.0,
-        iterations: int = 1,
-    ) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] from the modulated noise."""
-        start = self.modulate(x0, conditioning, strength, iterations)
-        return self.generator.generate(start, conditioning, steps, seed)
+    def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
+        return self.generator.first_call(self.network, x, conditioning)
 
 
 class FineTunedDenoiser(DenoiserLora):
@@ -174,24 +158,6 @@ class FineTunedDenoiser(DenoiserLora):
     def generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] from the noise as it is, by the changed generator."""
         return self.generator.generate(x0, conditioning, steps, seed, denoiser=self.network)
-
-
-@torch.no_grad()
-def find_last_layer(generator: Generator) -> str:
-    """The name of the last Linear or Conv2d that a denoiser runs, found by running it once on its smallest input."""
-    order: list[str] = []
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: order.append(name))
-        for name, module in generator.denoiser.named_modules()
-        if isinstance(module, TARGETS)
-    ]
-    try:
-        side = 2 * generator.size_multiple
-        generator.first_call(generator.denoiser, generator.noise(1, side, side), generator.encode([""]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return order[-1]
 
 
 def _zero_layer(network: nn.Module, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import TensorBatch
-from .lora import NoiseHypernetwork
+from .lora import LoraHypernetwork
 from .lora_clone import ADAPTER
 
 RIDGE = 1e-5
@@ -19,7 +19,7 @@ RIDGE = 1e-5
 
 
 @torch.no_grad()
-def scale_last_layer_(hypernetwork: NoiseHypernetwork, factor: float) -> None:
+def scale_last_layer_(hypernetwork: LoraHypernetwork, factor: float) -> None:
     """Multiply the residual of a hypernetwork by `factor`."""
     hypernetwork.network.get_submodule(hypernetwork.last_layer).lora_B[ADAPTER].weight.mul_(factor)
 
@@ -27,7 +27,7 @@ def scale_last_layer_(hypernetwork: NoiseHypernetwork, factor: float) -> None:
 class LastLayerRegression:
     """Gathers batches of wanted residuals, then writes the regression into the last layer's LoRA."""
 
-    def __init__(self, hypernetwork: NoiseHypernetwork):
+    def __init__(self, hypernetwork: LoraHypernetwork):
         self.hypernetwork = hypernetwork
         self.layer = hypernetwork.network.get_submodule(hypernetwork.last_layer)
         weight = self.layer.get_base_layer().weight.flatten(1)  # [out, in]

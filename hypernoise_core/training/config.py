@@ -15,6 +15,24 @@ class TrainingConfig:
 
     train_type: Literal["noise", "finetune"] = "noise"
     """`noise` trains a noise hypernetwork; `finetune` trains the LoRA into the generator, without a KL."""
+    hypernetwork: str = "lora"
+    """Kind of noise hypernetwork: `lora`, the paper's, in a clone of the denoiser; `head`, a small network that reads
+    what the frozen denoiser makes of the noise."""
+    iterations: int = 1
+    """Readings that it is trained for: each picture of a batch starts after some of them, made without gradients, and
+    the KL is that of the whole way from x0."""
+    coarsen: int = 1
+    """Latent cells along each side that the hypernetwork sees as one: 2 on a model that makes good pictures at half its
+    side too costs a quarter."""
+    head_width: int = 256
+    """Of a head's layers; a multiple of 16."""
+    head_depth: int = 2
+    """Layers of a head."""
+    head_reads: Literal["features", "prediction"] = "features"
+    """`features`: what enters the denoiser's last layer, beside noise and prediction. `prediction`: these two alone."""
+    distill: str | None = None
+    """HyperNoise file whose residuals the first `distill_steps` steps regress, before the reward takes over."""
+    distill_steps: int = 0
     rank: int = 128
     """Of every LoRA factor."""
     alpha: float = 256.0
@@ -83,6 +101,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         positive = ("rank", "alpha", "temperature", "lr", "grad_clip", "batch_size", "accumulation_steps", "max_steps")
+        positive += ("iterations", "coarsen", "head_width", "head_depth")
         for name in (*positive, "steps", "max_skipped", "pictures_per_prompt"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")

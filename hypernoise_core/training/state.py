@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..hypernetworks.adapter_file import denoiser_fingerprint
-from ..hypernetworks.lora_clone import lora_parameters
 from . import processes
 from .optimizers import load_optimizer_tensors, optimizer_tensors
 from .trainer import Trainer, copy_
@@ -17,6 +16,13 @@ from .validation import Progress
 
 FIXED = {
     "train_type": "another kind of adapter",
+    "hypernetwork": "another kind of hypernetwork",
+    "head_width": "its weights have another shape",
+    "head_depth": "its weights have another shape",
+    "head_reads": "its weights have another shape",
+    "coarsen": "its weights have another shape",
+    "distill": "its first steps followed another file",
+    "distill_steps": "its first steps followed a file for another time",
     "rank": "its weights have another shape",
     "alpha": "every weight would count differently at once",
     "last_layer": "it is built into the weights",
@@ -44,7 +50,7 @@ class TrainerState:
 
 def trainer_state(trainer: Trainer) -> TrainerState:
     """Everything, as it is; all processes must call it. Tensors are the trainer's own: write them before going on."""
-    weights = lora_parameters(trainer.adapter.network)
+    weights = trainer.adapter.named_parameters()
     average = dict(zip(weights, trainer.average, strict=True)) if trainer.average is not None else {}
     groups: dict[str, dict[str, Tensor]] = {
         "weights": {name: parameter.detach() for name, parameter in weights.items()},
@@ -86,10 +92,10 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[str]:
             f"cannot go on with other settings ({'; '.join(refused)}): take back the change, or start anew"
         )
     weights = state.part("weights")
-    copy_(trainer.parameters, [weights[name] for name in lora_parameters(trainer.adapter.network)])
+    copy_(trainer.parameters, [weights[name] for name in trainer.adapter.named_parameters()])
     if trainer.average is not None:
         average = state.part("average") or weights
-        copy_(trainer.average, [average[name] for name in lora_parameters(trainer.adapter.network)])
+        copy_(trainer.average, [average[name] for name in trainer.adapter.named_parameters()])
     load_optimizer_tensors(trainer.optimizer, state.part("optimizer"))
     random = state.part("random")
     trainer.random.set_state(random["draws"])

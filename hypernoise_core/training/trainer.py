@@ -12,7 +12,8 @@ from torch import Tensor
 from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
-from ..hypernetworks.lora import DenoiserLora, FineTunedDenoiser, NoiseHypernetwork
+from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
+from ..hypernetworks.lora import LoraHypernetwork
 from ..hypernetworks.warm_start import LastLayerRegression, scale_last_layer_
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
@@ -24,6 +25,7 @@ from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validate
 from .memory import explaining_out_of_memory
 from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
+from .teachers import GradientTeacher, Judged, Lesson, Teacher
 from .validation import Validation
 
 STEP_LENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
@@ -71,6 +73,7 @@ class Trainer:
             raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
         if reward.held_out and not (config.diagnostics_every or config.validate_every):
             raise ValueError("held-out rewards would never be measured: set diagnostics_every or validate_every")
+        _check_kind(config)
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
@@ -78,11 +81,10 @@ class Trainer:
             reward.checkpoint_gradients()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.adapter: DenoiserLora = (
-                NoiseHypernetwork(generator, config.rank, config.alpha, config.last_layer)
-                if config.train_type == "noise"
-                else FineTunedDenoiser(generator, config.rank, config.alpha)
-            )
+            kind = config.hypernetwork if config.train_type == "noise" else "finetune"
+            self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
+        self.teacher = self._make_teacher()
+        self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
                 denoiser.compile()
@@ -97,7 +99,7 @@ class Trainer:
         """The last step whose measurement was told."""
         self.stop_reason: str | None = None
         """Why training ended before `max_steps`."""
-        self.regression = LastLayerRegression(self.adapter) if self._warms_up else None
+        self.regression = self._make_regression()
         """The warm start's, until it is solved."""
         self.warm_start_done = 0
         self.validation = Validation(generator, reward, validation_prompts, config) if validation_prompts else None
@@ -142,9 +144,20 @@ class Trainer:
     def _due(self, every: int, last: int) -> bool:
         return bool(every) and self.step > 0 and self.step % every == 0 and last < self.step
 
-    @property
-    def _warms_up(self) -> bool:
-        return self.config.warm_start_pictures > 0 and self.config.train_type == "noise"
+    def _make_teacher(self) -> Teacher:
+        trains_itself = not isinstance(self.adapter, NoiseHypernetwork)
+        denoiser = self.adapter.network if trains_itself else None
+        return GradientTeacher(self.generator, self.reward, self.config.steps, denoiser)
+
+    def _make_regression(self) -> LastLayerRegression | None:
+        if not self.config.warm_start_pictures or self.config.train_type != "noise":
+            return None
+        if not isinstance(self.adapter, LoraHypernetwork) or self.adapter.coarsen != 1:
+            raise ValueError(
+                "warm_start_pictures is set, which fits a LoRA's last layer at full size: leave it out, or take "
+                "hypernetwork lora without coarsen"
+            )
+        return LastLayerRegression(self.adapter)
 
     def save(self, path: str | Path, **training) -> None:
         """Write the adapter (its moving average, where one is kept) as it now is."""
@@ -157,7 +170,7 @@ class Trainer:
             )
 
     @contextmanager
-    def averaged(self) -> Iterator[DenoiserLora]:
+    def averaged(self) -> Iterator[Adapter]:
         """The adapter with its averaged weights inside the block."""
         if self.average is None or self.step == 0:
             yield self.adapter
@@ -288,35 +301,66 @@ class Trainer:
                 average.lerp_(parameter.detach(), weight)
         return StepDone(self.step, {**metrics, "lr": lr})
 
-    def _forward_backward(self, part: "_Part") -> "_Pass":
+    def _forward_backward(self, part: Lesson) -> "_Pass":
+        if not isinstance(self.adapter, NoiseHypernetwork):
+            judged = self.teacher.judge(part.x0, part)
+            loss = -judged.value / self.config.temperature
+            (loss.sum() * self._share).backward()
+            return self._told(part, judged, loss, torch.zeros_like(loss))
+        if self._model is not None and self.step < self.config.distill_steps:
+            return self._regress(self.adapter, self._model, part)
+        return self._climb(self.adapter, part)
+
+    def _climb(self, f: NoiseHypernetwork, part: Lesson) -> "_Pass":
+        """One reading with gradients, from wherever the readings before have led."""
         config = self.config
+        x, remaining = self._read_before(f, part), part.remaining.to(part.x0.device)
         # f's activations are used last: computed again then, they are not kept beside those of generator and rewards.
         f_again = config.gradient_checkpointing == "hypernetwork"
-        if config.train_type == "noise":
-            with torch.set_grad_enabled(not f_again):
-                delta = self.adapter(part.x0, part.conditioning)
-            delta.requires_grad_()
-            kl = kl_l2(delta, config.kl_reduction)
-            start, denoiser = self._clip.attach(part.x0 + delta), None
-        else:
-            kl, start = torch.zeros(len(part.x0), device=part.x0.device), part.x0
-            denoiser = self.adapter.network
-        images = self.generator.generate(start, part.conditioning, config.steps, seed=part.seed, denoiser=denoiser)
-        reward, scores = self.reward.judge(images, part.text)
-        loss = kl - reward / config.temperature
+        with torch.set_grad_enabled(not f_again):
+            delta = f(x, part.conditioning, remaining)
+        delta.requires_grad_()
+        moved = f.moved(x, delta, part.x0)
+        kl = kl_l2(moved - part.x0, config.kl_reduction)
+        judged = self.teacher.judge(self._clip.attach(moved), part)
+        loss = kl - judged.value / config.temperature
         (loss.sum() * self._share).backward()
         if f_again:
-            self.adapter(part.x0, part.conditioning).backward(delta.grad)
-        sums = {"loss": loss.sum(), "reward": reward.sum(), "kl": kl.sum()}
-        sums |= {f"reward/{name}": score.sum() for name, score in scores.items()}
+            f(x, part.conditioning, remaining).backward(delta.grad)
+        clipped = loss.new_tensor(self._clip.clipped_fraction * len(loss))
+        ascent = -self._clip.gradient.float().flatten(1)
+        alignment = torch.cosine_similarity(delta.detach().flatten(1), ascent).sum()
+        return self._told(part, judged, loss, kl, clipped=clipped, alignment=alignment)
+
+    @torch.no_grad()
+    def _read_before(self, f: NoiseHypernetwork, part: Lesson) -> Tensor:
+        """Each noise after the readings that it has behind it."""
+        x = part.x0
+        for done in range(int(part.before.max())):
+            rows = (part.before > done).nonzero().flatten().to(x.device)
+            still = (part.before + part.remaining - done).to(x.device)[rows]
+            delta = f(x[rows], part.conditioning.rows(rows), still)
+            x = x.index_copy(0, rows, f.moved(x[rows], delta, part.x0[rows]))
+        return x
+
+    def _regress(self, f: NoiseHypernetwork, model: NoiseHypernetwork, part: Lesson) -> "_Pass":
+        """½ of the squared distance to another hypernetwork's residuals; it has no reward, and draws no picture."""
+        with torch.no_grad():
+            wanted = model(part.x0, part.conditioning)
+        delta = f(part.x0, part.conditioning)
+        loss = kl_l2(delta - wanted)
+        (loss.sum() * self._share).backward()
+        relative = loss.detach().sum() / kl_l2(wanted).mean().clamp_min(1e-12)
+        sums = {"loss": loss.sum(), "kl": kl_l2(delta).sum(), "distill_error": relative}
+        return _Pass({key: value.detach().float() for key, value in sums.items()}, None, part.text)
+
+    def _told(self, part: Lesson, judged: Judged, loss: Tensor, kl: Tensor, **more: Tensor) -> "_Pass":
+        sums = {"loss": loss.sum(), "reward": judged.reward.sum(), "kl": kl.sum(), **more}
+        sums |= {f"reward/{name}": score.sum() for name, score in judged.scores.items()}
         if self.reward.held_out and self._tells_held_out():
-            held_out = self.reward.scores(images, part.text, self.reward.held_out)
+            held_out = self.reward.scores(judged.images, part.text, self.reward.held_out)
             sums |= {f"held_out/{name}": score.sum() for name, score in held_out.items()}
-        if config.train_type == "noise":
-            sums["clipped"] = loss.new_tensor(self._clip.clipped_fraction * len(loss))
-            ascent = -self._clip.gradient.float().flatten(1)
-            sums["alignment"] = torch.cosine_similarity(delta.flatten(1), ascent).sum()
-        return _Pass({key: value.detach().float() for key, value in sums.items()}, images.detach(), part.text)
+        return _Pass({key: value.detach().float() for key, value in sums.items()}, judged.images, part.text)
 
     def _tells_held_out(self) -> bool:
         """Whether the step being made measures what it does not follow: that costs a pass of its encoder."""
@@ -332,18 +376,35 @@ class Trainer:
             zip((*names, "grad_norm"), torch.cat([sums * self._share, grad_norm.view(1)]).tolist(), strict=True)
         )
 
-    def _draw(self, seed: int) -> Iterator["_Part"]:
-        """This process's share of the next batch, in micro-batches. Rows and noise are drawn for the whole batch, so
-        that they do not depend on how it is shared out."""
+    def _draw(self, seed: int) -> Iterator[Lesson]:
+        """This process's share of the next batch, in micro-batches. Rows, noise and readings are drawn for the whole
+        batch, so that they do not depend on how it is shared out."""
         config = self.config
         each, x0 = config.pictures_per_prompt, self._noise(seed)
         rows = [row for row in self.order.next(config.batch_size // each) for _ in range(each)]
+        before, remaining = self._readings()
         share = config.batch_size // processes.count()
         size = min(config.micro_batch_size or share, share)
         first = processes.rank() * share
         for i in range(first, first + share, size):
             mine = slice(i, min(i + size, first + share))
-            yield _Part(self._conditioning.rows(rows[mine]), self._text.rows(rows[mine]), x0[mine], seed + i)
+            conditioning, text = self._conditioning.rows(rows[mine]), self._text.rows(rows[mine])
+            yield Lesson(x0[mine], conditioning, text, seed + i, before[mine], remaining[mine])
+
+    def _readings(self) -> tuple[Tensor, Tensor]:
+        """For each picture of a batch, how many readings it has behind it and how many are to come, [B] each. One that
+        is told has every number of readings in all equally often; one that is not sees every iterate equally often."""
+        config, most = self.config, self.config.iterations
+        if most == 1:
+            return torch.zeros(config.batch_size, dtype=torch.long), torch.ones(config.batch_size, dtype=torch.long)
+        first, second = torch.rand(2, config.batch_size, generator=self.random)
+        total = 1 + (first * most).long() if self._is_told else torch.full((config.batch_size,), most)
+        before = (second * total).long()
+        return before, total - before
+
+    @property
+    def _is_told(self) -> bool:
+        return isinstance(self.adapter, NoiseHypernetwork) and self.adapter.is_told
 
     def _noise(self, seed: int) -> Tensor:
         kind, config = self.config.latent_type, self.config
@@ -357,27 +418,35 @@ class Trainer:
 
     def _fault(self, passes: list["_Pass"]) -> str:
         """Which reward, in whichever process, made a step non-finite."""
-        found = next(filter(None, (self.reward.fault(p.images, p.text) for p in passes)), None)
+        drawn = [(p.images, p.text) for p in passes if p.images is not None]
+        found = next(filter(None, (self.reward.fault(images, text) for images, text in drawn)), None)
         faults = processes.gather(found)
         return next(filter(None, faults), "the gradient of the generator is not finite: lower lr, or use dtype float32")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A micro-batch."""
-
-    conditioning: TensorBatch
-    text: TensorBatch
-    x0: Tensor
-    seed: int
-    """Of the noise between denoiser calls."""
+def _check_kind(config: TrainingConfig) -> None:
+    """
+    Raises:
+        ValueError: no such kind, or settings that contradict one another.
+    """
+    if config.hypernetwork not in HYPERNETWORKS:
+        raise ValueError(f"no hypernetwork {config.hypernetwork!r}: choose from {', '.join(HYPERNETWORKS)}")
+    if config.train_type == "finetune" and (config.iterations > 1 or config.distill or config.coarsen > 1):
+        raise ValueError("iterations, coarsen and distill are a noise hypernetwork's: leave them out for finetune")
+    if bool(config.distill) != bool(config.distill_steps):
+        raise ValueError("distill and distill_steps belong together: give a file and the steps that follow it, or none")
+    if config.distill_steps >= config.max_steps:
+        raise ValueError(
+            f"distill_steps is {config.distill_steps} of max_steps {config.max_steps}: leave some for the reward"
+        )
 
 
 @dataclass(frozen=True)
 class _Pass:
     sums: dict[str, Tensor]
     """Of metrics over the pictures."""
-    images: Tensor
+    images: Tensor | None
+    """None where none was drawn."""
     text: TensorBatch
 
 

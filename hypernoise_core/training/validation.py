@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
-from ..hypernetworks.lora import DenoiserLora
+from ..hypernetworks import Adapter
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from .config import TrainingConfig
@@ -47,7 +47,7 @@ class Validation:
         self._text = EncodedPrompts(reward.encode_text, prompts, generator.device)
         self.progress = Progress()
 
-    def measure(self, adapter: DenoiserLora) -> tuple[dict[str, float], bool]:
+    def measure(self, adapter: Adapter) -> tuple[dict[str, float], bool]:
         """Metrics, and whether the score is the best so far. The first call measures the base as well."""
         progress = self.progress
         if not progress.base:
@@ -80,7 +80,7 @@ class Validation:
         return None
 
     @torch.no_grad()
-    def _means(self, adapter: DenoiserLora | None) -> dict[str, float]:
+    def _means(self, adapter: Adapter | None) -> dict[str, float]:
         rows = [i for i in range(self._count) for _ in range(SEEDS)]
         scores: dict[str, list[Tensor]] = {}
         diversities = []
@@ -97,7 +97,7 @@ class Validation:
             result |= {name: values.mean().item(), f"{name}/std": values.std().item()}
         return result
 
-    def _batch(self, adapter: DenoiserLora | None, rows: list[int], seeds: range) -> tuple[Tensor, dict[str, Tensor]]:
+    def _batch(self, adapter: Adapter | None, rows: list[int], seeds: range) -> tuple[Tensor, dict[str, Tensor]]:
         config, generator = self._config, self._generator
         conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
         x0 = torch.cat([generator.noise(1, config.height, config.width, FIRST_SEED + i) for i in seeds])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from host.core_models import tiny_flux, tiny_sd
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
-from hypernoise_core import NoiseHypernetwork, TensorBatch
+from hypernoise_core import LoraHypernetwork, TensorBatch
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 
 TOKENS = 7
@@ -22,7 +22,7 @@ class Case:
         self.name, self.width, self.pooled = name, width, pooled
         self.file, self.adapter = f"{name}.safetensors", f"hypernoise-{name}.safetensors"
         self.generator = build(models / "diffusion_models" / self.file)
-        self.f = NoiseHypernetwork(self.generator, rank=4, alpha=8, last_layer=last_layer)
+        self.f = LoraHypernetwork(self.generator, rank=4, alpha=8, last_layer=last_layer)
         random = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for key, parameter in lora_parameters(self.f.network).items():

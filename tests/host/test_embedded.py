@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
-from hypernoise_core import NoiseHypernetwork, load_generator
+from hypernoise_core import LoraHypernetwork, load_generator
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.hypernetworks.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 
@@ -85,7 +85,7 @@ def test_modulated_pictures_equal_the_cores_by_noise_and_by_model(comfy, embedde
             g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
 
     by_noise, by_model = pictures(comfy, build)
-    f = NoiseHypernetwork.load(embedded, HYPERNOISE_FILE)
+    f = LoraHypernetwork.load(embedded, HYPERNOISE_FILE)
     assert (by_noise - expected(embedded, batch=3, seed=5, hypernetwork=f)).abs().max() < 1e-3
     assert (by_noise - expected(embedded, batch=3, seed=5)).abs().max() > 0.01
     assert torch.equal(by_noise, by_model)

@@ -6,7 +6,7 @@ import torch
 from host.core_models import tiny_flux, tiny_sd
 from host.graphs import Graph, custom_sampling, output
 from host.server import ComfyError, saved
-from hypernoise_core import NoiseHypernetwork, load_generator, load_reward
+from hypernoise_core import LoraHypernetwork, load_generator, load_reward
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.search import reno
 
@@ -53,7 +53,7 @@ def test_the_search_is_the_cores_from_any_noise_and_the_sampler_draws_what_it_fo
     encoded, text = generator.encode([PROMPT]), reward.encode_text([PROMPT])
     x0 = generator.noise(2, seed=7)
     if modulated:
-        f = NoiseHypernetwork.load(generator, HYPERNOISE_FILE)
+        f = LoraHypernetwork.load(generator, HYPERNOISE_FILE)
         with torch.no_grad():
             x0 = f.modulate(x0, encoded.repeat(2), 0.75, iterations=2)
     searches = [reno(generator, reward, row, encoded, text, 2) for row in x0.split(1)]

@@ -8,9 +8,8 @@ from hypernoise_core.embedded.benchmark import Case, Made, Method, Result, cases
 from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks.lora import DenoiserLora
+from hypernoise_core.hypernetworks import Adapter, load_adapter
 
-from ..model import load_adapter
 from .arguments import EvaluateArguments
 
 
@@ -19,7 +18,7 @@ def base_method(generator: Generator, steps: int = 1) -> Method:
     return lambda x0, conditioning, text: Made(generator.generate(x0, conditioning, steps), x0)
 
 
-def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0, iterations: int = 1) -> Method:
+def adapter_method(adapter: Adapter, steps: int = 1, strength: float = 1.0, iterations: int = 1) -> Method:
     """The generator with a noise hypernetwork, or the fine-tuned one."""
     generator = adapter.generator
 
@@ -35,7 +34,7 @@ def adapter_method(adapter: DenoiserLora, steps: int = 1, strength: float = 1.0,
 def compare(
     generator: Generator,
     reward: Reward,
-    adapter: DenoiserLora,
+    adapter: Adapter,
     todo: list[Case],
     steps: int,
     strength: float = 1.0,

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from hypernoise_core import TensorBatch
 from hypernoise_core.files import replacing
-from hypernoise_core.hypernetworks.adapter_file import read_adapter
+from hypernoise_core.hypernetworks import load_adapter
+from hypernoise_core.hypernetworks.adapter_file import read_kind
 from hypernoise_core.training import processes
 
 from ..generate import make_pictures
 from ..launch import join_processes, leave_processes
-from ..model import load_adapter
 from . import dpg_bench, geneval, t2i_compbench
 from .arguments import EvaluateArguments
 from .benchmark import Benchmark, JudgeSpec, chosen
@@ -145,7 +145,7 @@ def _methods(args: EvaluateArguments) -> list[Method]:
     for steps in args.step_counts:
         methods.append(Method(f"base-{steps}", steps))
         if source := args.adapter_source:
-            kind = "finetuned" if read_adapter(source)[1].kind == "finetune" else "hypernoise"
+            kind = "finetuned" if read_kind(source) == "finetune" else "hypernoise"
             methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
     return methods
 

@@ -1,0 +1,164 @@
+"""The head: a small network that reads what the frozen denoiser makes of a noise, and says how to move it.
+
+f_φ(x, c) = h(x, prediction, features): one call of the denoiser as it is, without a gradient through it, and a network
+of some hundred thousand weights. Text reaches it through the denoiser alone. This project's own; docs/LOG.md has what
+was tried.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import TensorBatch
+from ..reading import Reading
+from .base import NoiseHypernetwork, with_norm_of
+from .head_file import KIND, HeadInfo, LatentSpace, read_head, write_head
+from .head_network import HeadNetwork, HeadShape
+
+if TYPE_CHECKING:
+    from ..generators.base import Generator
+    from ..training.config import TrainingConfig
+
+MAX_TOKENS = 1024
+"""Tokens that a head looks at, at its generator's default size: larger latents are read in patches."""
+
+
+class HeadHypernetwork(NoiseHypernetwork):
+    """A head on a generator.
+
+    Args:
+        generator: the frozen model whose noise it moves.
+        network: as `read_head` or `new_head_network` made it.
+        info: what is known of it.
+    """
+
+    kind = KIND
+    keeps_norm = True
+    is_told = True
+
+    def __init__(self, generator: Generator, network: HeadNetwork, info: HeadInfo):
+        self.generator, self.network, self.info = generator, network.to(generator.device), info
+        self.coarsen, self.iterations = info.coarsen, info.iterations
+        self.training = info.training
+
+    @classmethod
+    def new(
+        cls,
+        generator: Generator,
+        width: int = 256,
+        depth: int = 2,
+        reads: str = "features",
+        iterations: int = 1,
+        coarsen: int = 1,
+    ) -> HeadHypernetwork:
+        """One that is zero, with weights drawn from torch's global generator.
+
+        Args:
+            width, depth: of its layers.
+            reads: `features` (what enters the denoiser's last layer, beside noise and prediction), or `prediction`
+                alone: that works on every model, and may serve others with the same latent space.
+            iterations: readings that it will be trained for.
+            coarsen: latent cells along each side that it sees as one.
+
+        Raises:
+            ValueError: the model gives no features, or a size is none.
+        """
+        shape = head_shape(generator, width, depth, reads, coarsen)
+        info = HeadInfo(
+            generator=generator.name,
+            family=generator.family,
+            space=space_of(generator),
+            shape=shape,
+            iterations=iterations,
+            coarsen=coarsen,
+        )
+        return cls(generator, HeadNetwork(shape), info)
+
+    @classmethod
+    def from_config(cls, generator: Generator, config: TrainingConfig) -> HeadHypernetwork:
+        return cls.new(
+            generator, config.head_width, config.head_depth, config.head_reads, config.iterations, config.coarsen
+        )
+
+    @classmethod
+    def load(cls, generator: Generator, path: str | Path) -> HeadHypernetwork:
+        network, info = read_head(path)
+        check_fit(info, str(path), generator.name, generator.family, space_of(generator))
+        head = cls(generator, network, info)
+        network.requires_grad_(True)
+        return head
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.network.named_parameters())
+
+    def save(self, path: str | Path, **training) -> None:
+        described = {**self.training, **{key: str(value) for key, value in training.items()}}
+        write_head(path, self.state_dict(), HeadInfo(**{**vars(self.info), "training": described}))
+
+    def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
+        return self.network(x, self.generator.read(x, conditioning), remaining)
+
+    def follow(self, x0: Tensor, reading: Reading, strength: float = 1.0) -> Tensor:
+        """How far one reading of `x0` that is there already moves it: [B, C, h, w], with no denoiser call.
+
+        Raises:
+            ValueError: it was made to see coarser noise than the reading is of.
+        """
+        if self.coarsen != 1:
+            raise ValueError(f"this head reads noise coarsened by {self.coarsen}: the sampler's own call is none of it")
+        return with_norm_of(x0 + strength * self.network(x0, reading), x0) - x0
+
+
+def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen: int = 1) -> HeadShape:
+    """The shape of a head for `generator`: one reading of its smallest noise tells what there is to read."""
+    features = feature_cell = 0
+    if reads == "features":
+        side = 2 * generator.size_multiple
+        with torch.no_grad():
+            x = generator.noise(1, side, side)
+            grid = generator.read(x, generator.encode([""])).features
+        if grid is None:
+            raise ValueError(f"{generator.name} ({generator.family}) gives no features to read: train a head that "
+                             "reads the prediction alone")  # fmt: skip
+        features, feature_cell = grid.shape[1], x.shape[-2] // grid.shape[-2]
+    patch = max(1, feature_cell)
+    cells = generator.default_size // generator.latent_scale // coarsen
+    while (-(-cells // patch)) ** 2 > MAX_TOKENS:
+        patch *= 2
+    return HeadShape(
+        channels=generator.latent_channels,
+        features=features,
+        width=width,
+        depth=depth,
+        patch=patch,
+        feature_cell=max(1, feature_cell),
+    )
+
+
+def space_of(generator: Generator) -> LatentSpace:
+    return LatentSpace(
+        channels=generator.latent_channels, scale=generator.latent_scale, scaling=generator.latent_scaling
+    )
+
+
+def check_fit(info: HeadInfo, path: str, name: str, family: str, space: LatentSpace) -> None:
+    """Whether a head may be used on the model of that name, family and latent space.
+
+    Raises:
+        ValueError: it was made for another; the words name both.
+    """
+    made_for = f"{path} was made for {info.generator[:100]} ({info.family[:60]})"
+    if not info.space.fits(space):
+        raise ValueError(
+            f"{made_for} and does not fit {name} ({family}), load it with its own model: its latents have "
+            f"{info.space}, this model's {space}"
+        )
+    if info.shape.features and info.family != family:
+        raise ValueError(
+            f"{made_for} and does not fit {name} ({family}), load it with its own model: it reads that family's "
+            "features, which mean something else here"
+        )

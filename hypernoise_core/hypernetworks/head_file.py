@@ -1,0 +1,144 @@
+"""The file of a head: one `.safetensors` with the network's weights and its description in the header.
+
+Reading never unpickles, and what does not fit is refused before a weight is used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import replacing
+from ..tensor_file import read_tensors
+from .adapter_file import DTYPES, FORMAT
+from .head_network import HeadNetwork, HeadShape
+
+KIND = "head"
+
+LARGEST = {"channels": 1024, "features": 65_536, "width": 4096, "depth": 64, "patch": 64, "feature_cell": 64}
+"""What a header may ask for: more is damage, and would take memory before its weights are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """Where a noise lives: heads that read predictions alone serve every model with the same one."""
+
+    channels: int
+    scale: int
+    """Pixels per cell, along each side."""
+    scaling: float
+    """What the autoencoder's latents are multiplied by (`scaling_factor`): it tells spaces of one shape apart."""
+
+    def __str__(self) -> str:
+        return f"{self.channels} channels at 1/{self.scale}, scaled by {self.scaling:g}"
+
+    def fits(self, other: LatentSpace) -> bool:
+        same = (self.channels, self.scale) == (other.channels, other.scale)
+        return same and math.isclose(self.scaling, other.scaling, rel_tol=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInfo:
+    """What is known of a head beside its weights."""
+
+    generator: str
+    """Hub id or name of the model that it was trained for."""
+    family: str
+    space: LatentSpace
+    shape: HeadShape
+    iterations: int = 1
+    """Readings that it was trained for."""
+    coarsen: int = 1
+    training: dict[str, str] = field(default_factory=dict)
+    """`resolution`, `rewards`, `kl`, `steps_trained`, …"""
+
+
+def write_head(path: str | Path, weights: dict[str, Tensor], info: HeadInfo) -> None:
+    """Write a head; the file appears whole or not at all."""
+    header = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{info.family}/hypernoise-head",
+        "modelspec.title": Path(path).stem,
+        "hypernoise.format": FORMAT,
+        "hypernoise.kind": KIND,
+        "hypernoise.generator": info.generator,
+        "hypernoise.family": info.family,
+        **{f"hypernoise.latent_{key}": str(value) for key, value in asdict(info.space).items()},
+        **{f"hypernoise.head_{key}": str(value) for key, value in asdict(info.shape).items()},
+        "hypernoise.iterations": str(info.iterations),
+        "hypernoise.coarsen": str(info.coarsen),
+        **{f"hypernoise.{key}": str(value) for key, value in info.training.items()},
+    }
+    with replacing(path) as temporary:
+        save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, temporary, header)
+
+
+def read_head(path: str | Path) -> tuple[HeadNetwork, HeadInfo]:
+    """A head's network, on the CPU, frozen, and what is known of it.
+
+    Raises:
+        ValueError: nothing there, damaged, or no head.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no HyperNoise head at {path}: give a .safetensors file")
+    tensors, metadata = read_tensors(Path(path))
+    try:
+        info = _info(metadata)
+        return _network(tensors, info.shape), info
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def _info(metadata: dict[str, str]) -> HeadInfo:
+    own = {k.removeprefix("hypernoise."): v for k, v in metadata.items() if k.startswith("hypernoise.")}
+    if own.get("kind") != KIND:
+        raise ValueError(f"is no HyperNoise head: its header says kind {own.get('kind', 'nothing')!r:.60}")
+    if own.pop("format", None) != FORMAT:
+        raise ValueError(f"has another HyperNoise format than {FORMAT}, which this version reads: update this package")
+    try:
+        shape = HeadShape(**{f.name: int(own.pop(f"head_{f.name}")) for f in fields(HeadShape)})
+        space = LatentSpace(
+            channels=int(own.pop("latent_channels")),
+            scale=int(own.pop("latent_scale")),
+            scaling=float(own.pop("latent_scaling")),
+        )
+        info = HeadInfo(
+            generator=own.pop("generator"),
+            family=own.pop("family"),
+            space=space,
+            shape=shape,
+            iterations=int(own.pop("iterations")),
+            coarsen=int(own.pop("coarsen")),
+            training={key: value for key, value in own.items() if key != "kind"},
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"has a damaged HyperNoise header ({error}): train or save it again") from error
+    numbers = (space.channels, space.scale, info.iterations, info.coarsen)
+    too_large = [name for name, most in LARGEST.items() if getattr(shape, name) > most]
+    if too_large or min(numbers) < 1 or not math.isfinite(space.scaling) or space.channels != shape.channels:
+        raise ValueError(f"has a damaged HyperNoise header ({shape}, {space}): train or save it again")
+    return info
+
+
+def _network(tensors: dict[str, Tensor], shape: HeadShape) -> HeadNetwork:
+    with torch.device("meta"):
+        network = HeadNetwork(shape)
+    expected = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    if odd := sorted(tensors.keys() ^ expected.keys()):
+        raise ValueError(f"is damaged: {odd[0]:.100} is {'not expected' if odd[0] in tensors else 'missing'}")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise ValueError(f"is damaged: {name} has the shape {tuple(tensor.shape)}, expected {expected[name]}")
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"has weights of {tensor.dtype} at {name}; save it as float32 or bfloat16")
+        if not tensor.isfinite().all():
+            raise ValueError(f"holds values that are not finite, first in {name}: train it again")
+    # Out of the mapped file: one that is replaced while it is mapped would change the weights.
+    network.load_state_dict({name: tensor.float().clone() for name, tensor in tensors.items()}, assign=True)
+    return network.requires_grad_(False)

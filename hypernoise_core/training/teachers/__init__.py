@@ -1,0 +1,6 @@
+"""Where dL/d(x0 + Δ) comes from while a hypernetwork trains: one file a teacher."""
+
+from .base import Judged, Lesson, Teacher
+from .gradient import GradientTeacher
+
+__all__ = ["GradientTeacher", "Judged", "Lesson", "Teacher"]

@@ -1,0 +1,24 @@
+"""The paper's teacher: the reward's own gradient, through decoder and every sampling step."""
+
+from torch import Tensor, nn
+
+from ...generators.base import Generator
+from ...rewards import RewardEnsemble
+from .base import Judged, Lesson, Teacher
+
+
+class GradientTeacher(Teacher):
+    """
+    Args:
+        denoiser: in the generator's place, where that is what trains.
+    """
+
+    def __init__(self, generator: Generator, reward: RewardEnsemble, steps: int, denoiser: nn.Module | None = None):
+        self.generator, self.reward, self.steps, self.denoiser = generator, reward, steps, denoiser
+
+    def judge(self, start: Tensor, lesson: Lesson) -> Judged:
+        images = self.generator.generate(
+            start, lesson.conditioning, self.steps, seed=lesson.seed, denoiser=self.denoiser
+        )
+        reward, scores = self.reward.judge(images, lesson.text)
+        return Judged(reward, reward.detach(), scores, images.detach())
