@@ -1,4 +1,4 @@
-"""The embedded world: a small real SANA-Sprint, its CLIP reward and a HyperNoise LoRA, so that nobody needs a
+"""The embedded world: a small real SANA-Sprint, its CLIP reward, a HyperNoise LoRA and a head, so that nobody needs a
 download to see the method work. `python -m train.embedded` makes all of it again from nothing."""
 
 from pathlib import Path
@@ -11,3 +11,6 @@ REWARD_FOLDER = Path(__file__).parent / "reward"
 
 HYPERNOISE_FILE = Path(__file__).parent / "hypernoise.safetensors"
 """A HyperNoise LoRA for the generator, trained on the reward."""
+
+HEAD_FILE = Path(__file__).parent / "head.safetensors"
+"""A head for the generator, trained on the same reward (`train/recipes/embedded-head-long.yaml`)."""
