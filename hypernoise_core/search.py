@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .batch import TensorBatch
 from .rewards import Reward
+from .settings import SettingError
 
 if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
@@ -134,7 +135,7 @@ def reno_path(
         ValueError: `iterations` is below 0.
     """
     if iterations < 0:
-        raise ValueError(f"iterations is {iterations}; it must be at least 0")
+        raise SettingError("{iterations} is {}: give at least 0", iterations)
     with torch.no_grad():
         noise = _started(start, x0, conditioning).detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([noise], lr=lr, momentum=0.9, nesterov=True)

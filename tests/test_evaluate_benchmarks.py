@@ -266,15 +266,15 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
     run(argv)  # and is left out again
     generator = load_generator(str(place / "toy"))
     LoraHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"with adapter 'sha256 .*, and it is now 'sha256 "):
+    with pytest.raises(ValueError, match=r"with --adapter 'sha256 .*, and it is now 'sha256 "):
         run([*argv, f"--adapter={tmp_path / 'other.safetensors'}"])
-    with pytest.raises(ValueError, match=r"with strength 1\.0, and it is now 0\.5"):
+    with pytest.raises(ValueError, match=r"with --strength 1\.0, and it is now 0\.5"):
         run([*argv, f"--adapter={place / 'mine.safetensors'}", "--strength=0.5"])
-    with pytest.raises(ValueError, match="with iterations 1, and it is now 2"):
+    with pytest.raises(ValueError, match="with --iterations 1, and it is now 2"):
         run([*argv, f"--adapter={place / 'mine.safetensors'}", "--iterations=2"])
     for wrong, words in {
-        "--seed=1": "with seed 0, and it is now 1",
-        "--samples=3": "with samples 2, and it is now 3",
+        "--seed=1": "with --seed 0, and it is now 1",
+        "--samples=3": "with --samples 2, and it is now 3",
     }.items():
         with pytest.raises(ValueError, match=words):
             run([*argv, wrong])
@@ -387,8 +387,8 @@ def test_the_real_prompts_go_through_generation(place, tmp_path, benchmark):
 
 
 WRONG = {
-    "no prompts there": ("geneval", ["--prompts_dir=judges"], "no evaluation_metadata.jsonl in judges: download https"),
-    "no such folder": ("geneval", ["--prompts_dir=nowhere"], "'nowhere' is not a folder"),
+    "no prompts there": ("geneval", ["--prompts_dir=judges"], "without evaluation_metadata.jsonl: download https"),
+    "no such folder": ("geneval", ["--prompts_dir=nowhere"], "'nowhere', which is not a folder"),
     "a wrong line": ("geneval", ["--prompts_dir=wrong"], "line 2 of wrong/evaluation_metadata.jsonl"),
     "no such category": ("geneval", ["--categories=poems"], "'poems'"),
     "no such category of the other": ("t2i-compbench", ["--categories=poems"], "'poems'"),
@@ -399,8 +399,8 @@ WRONG = {
     "a CLIP for a BLIP": ("dpg-bench", ["--vqa={place}/clip"], "a clip model; give one of kind blip"),
     "diversity": ("geneval", ["--diversity=beauty"], "'beauty'"),
     "nobody's folder": ("geneval", ["--save_dir=judges"], "is not empty and holds no evaluation"),
-    "limit": ("geneval", ["--limit=0"], "limit is 0"),
-    "embedded for another model": ("embedded", [], "the embedded benchmark is the embedded model's"),
+    "limit": ("geneval", ["--limit=0"], "--limit is 0"),
+    "embedded for another model": ("embedded", [], "--benchmark embedded is for the embedded model"),
 }
 
 

@@ -166,13 +166,13 @@ def test_dinov2_compares_class_tokens(judges):
 
 
 def test_what_is_missing_is_said_before_any_work(judges, monkeypatch):
-    with pytest.raises(ValueError, match=r"--detector cannot be loaded from 'nobody/nothing'.*download all of"):
-        check_source("nobody/nothing", "mask2former", "--detector")
+    with pytest.raises(ValueError, match=r"^detector cannot be loaded from 'nobody/nothing'.*download all of"):
+        check_source("nobody/nothing", "mask2former", "detector")
     with pytest.raises(ValueError, match="a clip model; give one of kind blip"):
-        check_source(str(judges / "clip"), "blip", "--vqa")
+        check_source(str(judges / "clip"), "blip", "vqa")
     (judges / "blip" / "model.safetensors").rename(judges / "blip" / "gone")
     try:
-        with pytest.raises(ValueError, match=r"--vqa cannot be loaded"):
+        with pytest.raises(ValueError, match=r"^vqa cannot be loaded"):
             load_yes_no(str(judges / "blip"))
     finally:
         (judges / "blip" / "gone").rename(judges / "blip" / "model.safetensors")

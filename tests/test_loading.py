@@ -120,7 +120,7 @@ def test_single_files_that_do_not_fit_are_named(tmp_path, content):
         save_file({"blocks.0.weight": torch.zeros(3, 3)}, path)
     else:
         save_file({k: v.contiguous() for k, v in weights.items() if "up_blocks" not in k}, path)
-    with pytest.raises(ValueError, match=r"cannot load .*bad\.safetensors"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors', which does not load"):
         load_generator(str(path), config=str(tmp_path / "model"))
 
 
@@ -164,7 +164,7 @@ def test_a_folder_without_weights_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text(
         json.dumps({"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]})
     )
-    with pytest.raises(ValueError, match="cannot load"):
+    with pytest.raises(ValueError, match="does not load"):
         load_generator(str(tmp_path))
 
 

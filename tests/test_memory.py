@@ -47,7 +47,7 @@ def test_the_hypernetwork_recomputed_changes_no_gradient_and_is_not_kept(generat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gradient_checkpointing": "decoder"}, "'decoder'; it must be true, false or hypernetwork"),
+        ({"gradient_checkpointing": "decoder"}, "'decoder': give true, false or hypernetwork"),
         ({"gradient_checkpointing": "hypernetwork", "train_type": "finetune"}, "finetune trains none: give true"),
     ],
 )
@@ -65,7 +65,7 @@ def test_memory_that_runs_out_gives_advice_and_leaves_the_trainer_whole(generato
     with monkeypatch.context() as patch:
         patch.setattr(t.reward, "judge", full)
         with pytest.raises(
-            OutOfMemoryError, match=r"2\.00 GiB.*\(1\) gradient checkpointing on.*\(2\) micro_batch_size 4 -> 2"
+            OutOfMemoryError, match=r"2\.00 GiB.*\(1\) gradient_checkpointing on.*\(2\) micro_batch_size 4 -> 2"
         ):
             next(t.events())
     assert [repr(e) for e in t.events()] == [repr(e) for e in other.events()]

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import torch
 import yaml
 
+from hypernoise_core.device import check_device
 from hypernoise_core.files import replacing
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, load_trainer_state, processes
 
-from .cli import option, parse, run_command
+from .cli import in_arguments_of, option, parse, reworded, run_command
 from .config import TrainArguments, default_recipe
 from .launch import join_processes, leave_processes, unused_precision
 from .memory import peak_memory
@@ -29,6 +30,7 @@ from .run import Run
 PROG = "python -m train"
 
 
+@in_arguments_of(TrainArguments)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with these arguments (default: the command line's).
 
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(args: TrainArguments, device: str, start: Start) -> None:
     prompts, validation_prompts = _prompts(args)
     config = args.training_config(sum(prompts.sizes))
+    check_device(device)
     reward = args.load_rewards().to(device)
     generator = args.load_generator(device)
     trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir)
@@ -59,7 +62,7 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     if state:
         _say(f"going on from {start.checkpoint.path}")
         for change in load_trainer_state(trainer, state):
-            _say(f"changed since: {change}")
+            _say(f"changed since: {reworded(change, TrainArguments)}")
     run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
         stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
@@ -69,10 +72,11 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
         run.train()
     except (NonFiniteError, OutOfMemoryError) as error:
         raise ValueError(
-            f"stopped at step {trainer.step}: {error}; what was trained is in {start.folder}: --resume goes on from it"
+            f"stopped at step {trainer.step}: {reworded(error.args[0], TrainArguments)}; what was trained is in "
+            f"{start.folder}: --resume goes on from it"
         ) from error
     verb = "trained" if trainer.finished else "stopped"
-    early = f" ({trainer.stop_reason})" if trainer.stop_reason else ""
+    early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""
     _say(f"{verb} at step {trainer.step}{early}: {run.adapter_file}")
     if not trainer.finished:
         _say(f"go on with {PROG} --resume {start.folder}")

@@ -1,12 +1,19 @@
 """How every command here reads its line: help from field docstrings, one clear line where something is wrong."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
-from typing import get_args
+from pathlib import Path
+from types import NoneType
+from typing import Literal, get_args, get_origin
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from hypernoise_core.settings import Message, naming
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -36,9 +43,7 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     try:
         namespace = parser.parse_args(argv)
     except Exception as error:  # jsonargparse raises several kinds, of its own and of YAML's
-        config = option(argv, "config")  # YAML's own messages do not name the file
-        origin = f"{config}: " if config and config not in str(error) and "config" in str(error) else ""
-        raise ValueError(origin + _one_line(error)) from error
+        raise ValueError(_explained(_one_line(error), arguments, argv, recipe)) from error
     values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
     return arguments(**values)
 
@@ -53,6 +58,34 @@ def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: S
     return 0
 
 
+def in_arguments_of(arguments: type) -> AbstractContextManager:
+    """An error inside names settings by the command line's arguments: `--lora_rank` for the core's `rank`."""
+    return naming(_argument_name(arguments))
+
+
+def reworded(text: str, arguments: type) -> str:
+    """Text of the core's, in which settings are called by the command line's arguments."""
+    return text.called(_argument_name(arguments)) if isinstance(text, Message) else text
+
+
+def check_folders(arguments: object, *names: str) -> None:
+    """Look whether what is to be written into can be a folder, before hours of work.
+
+    Raises:
+        ValueError: a file is in the way.
+    """
+    for name in names:
+        path = Path(getattr(arguments, name) or ".")
+        if not (there := next(place for place in (path, *path.parents) if place.exists())).is_dir():
+            raise ValueError(f"--{name} is {str(path)!r}, and {there} is a file: give another folder")
+
+
+def _argument_name(arguments: type) -> Callable[[str], str]:
+    """What a setting of the core's is called there: `CALLED` says it where the names differ."""
+    called = {field.name: f"--{field.name}" for field in fields(arguments)} | getattr(arguments, "CALLED", {})
+    return lambda setting: called.get(setting, setting)
+
+
 def option(argv: Sequence[str] | None, name: str) -> str | None:
     """What `--name` is given on a line that is not parsed yet."""
     words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
@@ -64,6 +97,47 @@ def _bare_flags(arguments: type, argv: list[str]) -> list[str]:
     flags = {f"--{field.name}" for field in fields(arguments) if bool in (field.type, *get_args(field.type))}
     following = [*argv, "--"][1:]
     return [f"{a}=true" if a in flags and b.startswith("--") else a for a, b in zip(argv, following, strict=False)]
+
+
+def _explained(text: str, arguments: type, argv: Sequence[str], recipe: str | None) -> str:
+    """What jsonargparse says of a line, with the argument as it was typed and what it takes."""
+    kinds = {field.name: field.type for field in fields(arguments)} | {"config": Path}
+    file = f"--config {config}" if (config := option(argv, "config")) else str(recipe)
+    if match := re.match(r'Parser key "(\w+)": .*?(?:Got value:|Given value:|:) ?(.*)', text):
+        name, value = match.groups()
+        typed = option(argv, name)
+        if typed is None or (name != "config" and value == _value_in(config, name)):
+            return f"--{name} is {value} in {file}: give {_expected(kinds[name])}"
+        return f"--{name} is {typed!r}: give {_expected(kinds[name])}"
+    if match := re.match(r"argument --(\w+): expected one argument", text):
+        return f"--{match[1]} has no value: give {_expected(kinds[match[1]])}"
+    if match := re.match(r"the following arguments are required: (.*)", text):
+        return f"--{match[1].replace(', ', ', --')} is missing: it must be given"
+    if text.startswith("unrecognized arguments"):
+        return f"{text}; --help lists those there are"
+    if match := re.match(r"Option '(.*)' is not accepted", text):
+        return f"{file} has {match[1]}, which is no argument: --help lists those there are"
+    return f"{file} cannot be read: {text}" if "config" in text else text
+
+
+def _value_in(config: str | None, name: str) -> str | None:
+    """What a configuration file says, where it can be read at all."""
+    try:
+        return str(yaml.safe_load(Path(config or "").read_text("utf-8")).get(name))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        return None
+
+
+def _expected(kind: object) -> str:
+    """The values of a type, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    words |= {str: "text", Path: "a YAML file", NoneType: "null"}
+    if kind in words:
+        return words[kind]
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}" if others else last
+    return ", or ".join(map(_expected, get_args(kind)))
 
 
 def _one_line(error: Exception) -> str:

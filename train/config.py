@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from hypernoise_core.generators import SHORT_NAMES
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.rewards import RewardEnsemble
+from hypernoise_core.settings import about, require
 from hypernoise_core.training import TrainingConfig
 
+from .cli import check_folders
 from .launch import Tracker, check_installed
 from .model import ModelArguments
 from .prompts import NAMES, load_mix
@@ -17,10 +19,25 @@ from .rewards import RewardArguments
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
 
+SWITCHES = {"hps": "hpsv2", "imagereward": "imagereward", "clip": "clip", "pickscore": "pickscore", "red": "redness"}
+"""The reference's `--enable_…` and `…_weighting` to the rewards that they are about."""
+
 
 @dataclass(kw_only=True)
 class TrainArguments(ModelArguments, RewardArguments):
     """Train a HyperNoise LoRA, or fine-tune the generator itself for comparison."""
+
+    CALLED: ClassVar = {
+        **ModelArguments.CALLED,
+        **RewardArguments.CALLED,
+        "rank": "--lora_rank",
+        "alpha": "--lora_rank x --alpha_multiplier",
+        "last_layer": "--last_layer_name",
+        "optimizer": "--optim",
+        "gradient_checkpointing": "--use_checkpoint",
+        "normalization": "--reward_normalization",
+        "denoiser_sha256": "the denoiser of --model",
+    }
 
     model: str = "embedded"
     """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
@@ -187,13 +204,16 @@ class TrainArguments(ModelArguments, RewardArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("log_every", "save_every", "keep_checkpoints", "threads", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        counts = ("log_every", "save_every", "keep_checkpoints", "threads", "epochs")
+        require(self, counts, lambda v: v >= 1, "at least 1")
+        require(self, ("alpha_multiplier",), lambda v: v > 0, "a number above 0")
+        require(self, [f"{switch}_weighting" for switch in SWITCHES], lambda v: True, "a finite number")
+        check_folders(self, "save_dir", "cache_dir")
+        self.training_config(prompt_count=1)  # refuses what the core does not take, before anything is loaded
         if not self.enable_modulate_noise:
-            raise ValueError("enable_modulate_noise is false; only x0 + f(x0) is supported: leave it out")
+            raise ValueError("--enable_modulate_noise is false: leave it out, only x0 + f(x0) is supported")
         if unknown := [name for name in self.tracker_names if name not in get_args(Tracker)]:
-            raise ValueError(f"unknown tracker {unknown[0]!r}: choose from {', '.join(get_args(Tracker))}")
+            raise ValueError(f"--trackers names {unknown[0]!r}: choose from {', '.join(get_args(Tracker))}")
         for name in self.tracker_names:
             check_installed(name)
 
@@ -208,12 +228,14 @@ class TrainArguments(ModelArguments, RewardArguments):
             ValueError: no such file or task, or nothing in it.
         """
         if self.prompts:
-            return load_mix(self.prompts, self.prompts_dir)
+            with about("prompts"):
+                return load_mix(self.prompts, self.prompts_dir)
         if self.task and self.task not in NAMES:
-            raise ValueError(f"unknown task {self.task!r}: choose from {', '.join(NAMES)}, or pass --prompts")
+            raise ValueError(f"--task is {self.task!r}: choose from {', '.join(NAMES)}, or give --prompts")
         if not self.task and self.model != "embedded":
-            raise ValueError(f"no prompts for model {self.model!r}: pass a file by --prompts FILE")
-        return load_mix(self.task or "embedded", self.prompts_dir)
+            raise ValueError(f"--model is {self.model!r}, which has no prompts of its own: give a file by --prompts")
+        with about("task"):
+            return load_mix(self.task or "embedded", self.prompts_dir)
 
     def load_validation_prompts(self) -> list[str]:
         """The prompts to validate on, none where it is never done.
@@ -225,30 +247,32 @@ class TrainArguments(ModelArguments, RewardArguments):
             return []
         source = self.validation_prompts or ("embedded-held-out" if self.model == "embedded" else None)
         if source is None:
-            raise ValueError("validate_every is set: pass --validation_prompts FILE, with others than are trained on")
-        return load_mix(source, self.prompts_dir).texts
+            raise ValueError(
+                "--validate_every is set: give a file by --validation_prompts, with others than are trained on"
+            )
+        with about("validation_prompts"):
+            return load_mix(source, self.prompts_dir).texts
 
     def load_rewards(self) -> RewardEnsemble:
         """The weighted rewards."""
-        names = [self.rewards] if self.rewards else []
-        switches = {
-            "hps": "hpsv2",
-            "imagereward": "imagereward",
-            "clip": "clip",
-            "pickscore": "pickscore",
-            "red": "redness",
-        }
-        for switch, reward in switches.items():
+        given = {"rewards": self.rewards} if self.rewards else {}
+        for switch, reward in SWITCHES.items():
             if getattr(self, f"enable_{switch}"):
-                names.append(f"{reward}={getattr(self, f'{switch}_weighting')}")
-        if not names:
+                given[f"enable_{switch}"] = f"{reward}={getattr(self, f'{switch}_weighting')}"
+        if not given:
             if self.model != "embedded":
-                raise ValueError("no reward: pass --rewards NAME[=WEIGHT],…")
-            names = ["embedded"]
-        return self.make_rewards(",".join(names), self.held_out or "", self.reward_normalization)
+                raise ValueError("there is no reward: give --rewards NAME[=WEIGHT],…")
+            given = {"rewards": "embedded"}
+        with about(*given):
+            return self.make_rewards(",".join(given.values()), self.held_out or "", self.reward_normalization)
 
     def training_config(self, prompt_count: int) -> TrainingConfig:
-        per_step = self.batch_size * self.accumulation_steps
+        """The core's settings, where an epoch is `prompt_count` prompts.
+
+        Raises:
+            SettingError: one is out of its range, or does not go with another one.
+        """
+        per_step = max(1, self.batch_size * self.accumulation_steps)
         return TrainingConfig(
             train_type=self.train_type,
             hypernetwork=self.hypernetwork,

@@ -24,8 +24,9 @@ from hypernoise_core.hypernetworks.adapter_file import (
     write_adapter,
     write_peft_folder,
 )
+from hypernoise_core.settings import about
 
-from .cli import parse, run_command
+from .cli import in_arguments_of, parse, run_command
 
 PROG = "python -m train.convert"
 
@@ -49,9 +50,10 @@ class ConvertArguments:
 
     def __post_init__(self):
         if self.output and Path(self.output).exists():
-            raise ValueError(f"output {self.output} exists: give a new name")
+            raise ValueError(f"--output is {self.output!r}, which exists: give a new name")
 
 
+@in_arguments_of(ConvertArguments)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with these arguments (default: the command line's).
 
@@ -59,9 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: something given is wrong; nothing has been written.
     """
     args: ConvertArguments = parse(ConvertArguments, PROG, __doc__, argv)
-    weights, info = read_adapter(args.adapter)
+    with about("adapter"):
+        weights, info = read_adapter(args.adapter)
     if args.model:
-        lora = adapter_class(info.kind or args.kind).load(load_generator(args.model), args.adapter)
+        generator = load_generator(args.model)
+        with about("adapter"):
+            lora = adapter_class(info.kind or args.kind).load(generator, args.adapter)
         fitted, info = lora.exported()
         weights = {name: tensor.to(weights[name].dtype) for name, tensor in fitted.items()}
     rows = contents(weights, info)
@@ -74,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if Path(args.output).suffix != ".safetensors":
         write_peft_folder(args.output, weights, info)
     elif not info.denoiser_sha256:
-        raise ValueError(f"{args.adapter} does not say what model it is for: name it by --model")
+        raise ValueError(f"--adapter is {args.adapter!r}, which does not say its model: name that by --model")
     else:
         write_adapter(args.output, weights, info)
     print(f"{'written to':{width}}{args.output}")

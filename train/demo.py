@@ -19,8 +19,9 @@ from hypernoise_core import Generator, Trainer, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Result, cases, measure
 from hypernoise_core.files import replacing
 from hypernoise_core.hypernetworks import Adapter
+from hypernoise_core.settings import require
 
-from .cli import parse, run_command
+from .cli import check_folders, in_arguments_of, parse, run_command
 from .config import RECIPES, TrainArguments
 from .evaluation.embedded import adapter_method, base_method, category_table, report, table
 from .pictures import comparison_grid, curves, spread, to_images
@@ -53,12 +54,12 @@ class DemoArguments:
 
     def __post_init__(self):
         cases(self.n)
-        if not 0 < self.scale <= 10:
-            raise ValueError(f"scale is {self.scale}; it must lie in (0, 10]")
-        if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}; it must be at least 1")
+        check_folders(self, "save_dir")
+        require(self, ("scale",), lambda v: 0 < v <= 10, "a number in (0, 10]")
+        require(self, ("threads",), lambda v: v >= 1, "at least 1")
 
 
+@in_arguments_of(DemoArguments)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with these arguments (default: the command line's).
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .cli import parse, run_command
+from .cli import in_arguments_of, parse, run_command
 from .evaluation.arguments import EvaluateArguments
 from .evaluation.embedded import evaluate_embedded
 from .evaluation.run import run
@@ -20,6 +20,7 @@ from .evaluation.run import run
 PROG = "python -m train.evaluate"
 
 
+@in_arguments_of(EvaluateArguments)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with these arguments (default: the command line's).
 

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch, load_hypernetwork
+from hypernoise_core.device import check_device
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
@@ -26,8 +27,9 @@ from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path
+from hypernoise_core.settings import about, require
 
-from .cli import parse, run_command
+from .cli import check_folders, in_arguments_of, parse, run_command
 from .model import ModelArguments
 from .pictures import comparison_grid, to_images
 from .rewards import RewardArguments
@@ -38,6 +40,8 @@ PROG = "python -m train.generate"
 @dataclass(kw_only=True)
 class GenerateArguments(ModelArguments, RewardArguments):
     """Make pictures from prompts, with and without an adapter, on the same seeds."""
+
+    CALLED: ClassVar = ModelArguments.CALLED | RewardArguments.CALLED
 
     model: str = "embedded"
     """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
@@ -87,15 +91,14 @@ class GenerateArguments(ModelArguments, RewardArguments):
         super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
-        for name in ("steps", "iterations", "n", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        counts = ("steps", "iterations", "n", "height", "width", "threads")
+        require(self, counts, lambda v: v >= 1, "at least 1")
+        require(self, ("strength",), lambda v: True, "a finite number")
+        check_folders(self, "save_dir")
         if self.best_of is not None and self.best_of < self.n:
-            raise ValueError(f"best_of is {self.best_of}; it must be at least n, {self.n}, of which the best are kept")
-        if self.reno is not None and self.reno < 1:
-            raise ValueError(f"reno is {self.reno}; it must be at least 1 iteration: leave it out for none")
-        if not self.reno_lr > 0:
-            raise ValueError(f"reno_lr is {self.reno_lr}; it must be above 0, 5 in ReNO's paper")
+            raise ValueError(f"--best_of is {self.best_of}: give at least --n, {self.n}, of which the best are kept")
+        require(self, ("reno",), lambda v: v >= 1, "at least 1 iteration, or leave it out for none")
+        require(self, ("reno_lr",), lambda v: v > 0, "a number above 0, such as 5 as in ReNO's paper")
 
     @property
     def searches(self) -> bool:
@@ -111,8 +114,9 @@ class GenerateArguments(ModelArguments, RewardArguments):
         names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
         if self.searches and not names:
             search = "best_of" if self.best_of else "reno"
-            raise ValueError(f"{search} has nothing to go by: pass --reward NAME[=WEIGHT],…")
-        return self.make_rewards(names).to(self.device) if names else None
+            raise ValueError(f"--{search} has nothing to go by: give --reward NAME[=WEIGHT],…")
+        with about("reward"):
+            return self.make_rewards(names).to(self.device) if names else None
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ def optimized(
     return Candidates(made.seeds, torch.cat(starts), images, scores).at(ranking(scores[reward.name]))
 
 
+@in_arguments_of(GenerateArguments)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run with these arguments (default: the command line's).
 
@@ -222,13 +227,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args: GenerateArguments = parse(GenerateArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
-    prompts = [args.prompt] if args.prompt else read_prompts(args.prompts)
+    check_device(args.device)
+    with about("prompts"):
+        prompts = [args.prompt] if args.prompt else read_prompts(args.prompts)
     reward = args.load_reward()
     generator = args.load_generator()
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)
     adapters = {"base": None}
     if adapter_file:
-        adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
+        with about("adapter"):
+            adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
 
     folder = Path(args.save_dir)

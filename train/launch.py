@@ -89,4 +89,4 @@ def check_installed(name: Tracker) -> None:
         ValueError: the tracker's package is not installed.
     """
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"tracker {name} is not installed: pip install {name}, or leave it out of --trackers")
+        raise ValueError(f"--trackers names {name}, which is not installed: pip install {name}, or leave it out")

@@ -1,6 +1,7 @@
 """The command lines' arguments about how a model is loaded."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -10,6 +11,9 @@ from hypernoise_core.generators import DiffusersGenerator, load_generator
 @dataclass(kw_only=True)
 class ModelArguments:
     """How the generator is loaded; `model`, `device` and `dtype` are each command's own."""
+
+    CALLED: ClassVar = {"config": "--pipeline", "generator": "--model"}
+    """Settings of the core that the command line calls otherwise."""
 
     variant: str | None = None
     """Of a diffusers model's weight files, such as fp16."""

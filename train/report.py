@@ -8,6 +8,9 @@ from hypernoise_core.files import replacing
 from hypernoise_core.training import Trainer
 from hypernoise_core.training.state import describe
 
+from .cli import reworded
+from .config import TrainArguments
+
 REPORT_NAME, CARD_NAME = "report.md", "README.md"
 
 
@@ -35,7 +38,7 @@ def _outcome(trainer: Trainer, rows: list[dict]) -> str:
     skipped = [row for row in rows if "skipped" in row]
     lines = [f"{trainer.step} of {trainer.config.max_steps} steps, adapter in `hypernoise.safetensors`."]
     if trainer.stop_reason:
-        lines.append(f"Stopped early: {trainer.stop_reason}.")
+        lines.append(f"Stopped early: {reworded(trainer.stop_reason, TrainArguments)}.")
     elif not trainer.finished:
         lines.append("Stopped on request; `--resume` goes on from here.")
     if skipped:

@@ -35,13 +35,14 @@ def find_start(resume: str | None, save_dir: str | None) -> Start:
         return Start(Path(save_dir) if begun else _unused(save_dir), newest)
     checkpoint = find_checkpoint(resume) or Checkpoints(Path(resume) / CHECKPOINTS).newest()
     if checkpoint is None:
-        raise ValueError(f"no complete checkpoint at {resume}: give a run's folder or one of its checkpoints")
+        raise ValueError(f"--resume is {resume!r}, without a complete checkpoint: give a run's folder or one of its")
     run = checkpoint.path.parent.parent
     if save_dir and Path(save_dir).resolve() != run.resolve():
         return Start(_unused(save_dir), checkpoint)
     if checkpoint != (newest := Checkpoints(run / CHECKPOINTS).newest()):
         raise ValueError(
-            f"{checkpoint.path} is older than {newest.path.name} of its run: give a new --save_dir to branch off"
+            f"--resume: {checkpoint.path} is older than {newest.path.name} of its run: give a new --save_dir to branch "
+            "off"
         )
     return Start(run, checkpoint)
 
@@ -58,5 +59,7 @@ def config_behind(resume: str | None, save_dir: str | None) -> str | None:
 def _unused(folder: str) -> Path:
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"save_dir {folder} is not empty: give a new folder, or go on with that run by --resume auto")
+        raise ValueError(
+            f"--save_dir is {folder!r}, which is not empty: give a new folder, or go on with that run by --resume auto"
+        )
     return path

@@ -1,16 +1,20 @@
 """The arguments about rewards that several commands share."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from hypernoise_core.rewards import LoadOptions, RewardEnsemble, parse_rewards
+from hypernoise_core.settings import require
 
 
 @dataclass(kw_only=True)
 class RewardArguments:
     """How rewards are loaded; which, is each command's own."""
+
+    CALLED: ClassVar = {"weights": "--rewards_folder", "backend": "--rewards_backend"}
+    """Settings of the core that the command line calls otherwise."""
 
     rewards_folder: str | None = None
     """Folder with downloaded reward weights (in ComfyUI: models/hypernoise_rewards): HPS_v2.1_compressed.pt,
@@ -30,8 +34,7 @@ class RewardArguments:
     """Pictures that a reward looks at at a time: lower it when memory runs out, the result stays the same."""
 
     def __post_init__(self):
-        if self.rewards_batch is not None and self.rewards_batch < 1:
-            raise ValueError(f"rewards_batch is {self.rewards_batch}; it must be at least 1, or null for all at once")
+        require(self, ("rewards_batch",), lambda v: v >= 1, "at least 1, or null for all at once")
 
     def make_rewards(self, names: str, held_out: str = "", normalization: str = "none") -> RewardEnsemble:
         """The weighted rewards of a line such as `hpsv2,redness=100`.

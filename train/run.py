@@ -31,6 +31,7 @@ from hypernoise_core.training import (
     trainer_state,
 )
 
+from .cli import reworded
 from .launch import Trackers
 from .pictures import comparison_grid, curves, to_images
 from .report import write_report
@@ -102,9 +103,9 @@ class Run:
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(_row(event)) + "\n")
         if isinstance(event, StepSkipped):
-            bar.write(f"step {event.step} skipped: {event.reason}")
+            bar.write(f"step {event.step} skipped: {reworded(event.reason, type(self.args))}")
         elif isinstance(event, EarlyStop):
-            bar.write(f"early stop at step {event.step}: {event.reason}")
+            bar.write(f"early stop at step {event.step}: {reworded(event.reason, type(self.args))}")
         else:
             self._trackers.log(event.metrics, event.step)
         if isinstance(event, Validated):

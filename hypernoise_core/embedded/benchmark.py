@@ -19,6 +19,7 @@ from ..generators.base import Generator
 from ..objective import kl_l2
 from ..rewards import Reward
 from ..rewards.redness import Redness
+from ..settings import SettingError
 from .detector import judge
 from .prompts import CATEGORIES, Prompt, prompts
 
@@ -87,7 +88,7 @@ def cases(n: int, seed: int = 1_000_000) -> list[Case]:
     each prompt. Seeds are never used in training."""
     share = len(CATEGORIES) * PER_PROMPT
     if n < share or n % share:
-        raise ValueError(f"n is {n}; it must be a multiple of {share}")
+        raise SettingError("{n} is {}: give a multiple of {}", n, share)
     chosen = []
     for category in CATEGORIES:
         own = [prompt for prompt in prompts(held_out=True) if prompt.category == category]

@@ -38,4 +38,4 @@ def load_clip_score(source: str = CLIP_B, device: str = "cpu") -> ClipScore:
     Raises:
         ValueError: there is no CLIP at that hub id or folder.
     """
-    return ClipScore(load_clip_backbone(source, "--clip_score").to(device))
+    return ClipScore(load_clip_backbone(source, "clip_score").to(device))

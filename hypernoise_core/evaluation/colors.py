@@ -48,7 +48,7 @@ def load_color_classifier(source: str = CLIP_L, device: str = "cpu") -> ColorCla
     Raises:
         ValueError: there is no CLIP at that hub id or folder.
     """
-    return ColorClassifier(load_clip_backbone(source, "--clip").to(device))
+    return ColorClassifier(load_clip_backbone(source, "clip").to(device))
 
 
 def _crop(image: Image.Image, thing: Detection) -> Image.Image:

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
+from ..settings import SettingError
 from .geneval import PRESENCE_THRESHOLD, Detection
 from .loading import load_part, load_whole
 
@@ -49,9 +50,11 @@ class Mask2FormerDetector:
             ValueError: there is one that it does not know.
         """
         if unknown := sorted(set(wanted) - set(self.labels.values())):
-            raise ValueError(
-                f"the detector does not know {unknown[0]!r}, which the prompts ask for; it knows "
-                f"{', '.join(list(self.labels.values())[:5])}, …: give one that was trained on COCO"
+            raise SettingError(
+                "{detector} does not know {!r}, which the prompts ask for; it knows {}, …: give one that was trained "
+                "on COCO",
+                unknown[0],
+                ", ".join(list(self.labels.values())[:5]),
             )
 
     @torch.no_grad()
@@ -88,9 +91,9 @@ def load_detector(source: str = MASK2FORMER, device: str = "cpu") -> Mask2Former
     Raises:
         ValueError: it is not at that hub id or folder.
     """
-    processor = load_part(AutoImageProcessor, source, "--detector")
+    processor = load_part(AutoImageProcessor, source, "detector")
     return Mask2FormerDetector(
-        load_whole(Mask2FormerForUniversalSegmentation, source, "--detector").to(device), processor
+        load_whole(Mask2FormerForUniversalSegmentation, source, "detector").to(device), processor
     )
 
 

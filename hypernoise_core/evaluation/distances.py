@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, Dinov2Model
 
+from ..settings import SettingError
 from .loading import load_part, load_whole
 from .thumbnails import pixel_diversity
 
@@ -45,7 +46,9 @@ class LpipsDiversity:
         try:
             import lpips
         except ImportError as error:
-            raise ValueError("diversity lpips needs the package lpips: pip install lpips, or leave it out") from error
+            raise SettingError(
+                "{diversity} lpips needs the package lpips: pip install lpips, or leave it out"
+            ) from error
         self._distance, self._device = lpips.LPIPS(net="alex", verbose=False).eval().to(device), device
 
     @torch.no_grad()
@@ -66,11 +69,11 @@ def load_diversity(name: str, dino: str = DINOV2, device: str = "cpu") -> Divers
     if name == "pixels":
         return pixel_diversity
     if name == "dinov2":
-        processor = load_part(AutoImageProcessor, dino, "--dino")
-        return DinoDiversity(load_whole(Dinov2Model, dino, "--dino").to(device), processor)
+        processor = load_part(AutoImageProcessor, dino, "dino")
+        return DinoDiversity(load_whole(Dinov2Model, dino, "dino").to(device), processor)
     if name == "lpips":
         return LpipsDiversity(device)
-    raise ValueError(f"unknown diversity {name!r}: choose from {', '.join(DIVERSITIES)}")
+    raise SettingError("{diversity} {!r} is unknown: choose from {}", name, ", ".join(DIVERSITIES))
 
 
 DIVERSITIES = ("pixels", "dinov2", "lpips")

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 from transformers import AutoConfig, PreTrainedModel
 
+from ..settings import SettingError
 from ..tensor_file import reason
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -15,7 +16,7 @@ def check_source(source: str, model_type: str, option: str) -> None:
     Args:
         source: hub id, or folder saved by transformers.
         model_type: transformers' name of the architecture, such as `mask2former`.
-        option: what it was given by, for the message.
+        option: the setting that it was given by, for the message.
 
     Raises:
         ValueError: it is not there, or of another kind.
@@ -23,9 +24,9 @@ def check_source(source: str, model_type: str, option: str) -> None:
     try:
         found = AutoConfig.from_pretrained(source).model_type
     except Exception as error:  # the hub's, the network's, JSON's
-        raise ValueError(_missing(source, option, error)) from error
+        raise _missing(source, option, error) from error
     if found != model_type:
-        raise ValueError(f"{option} is {source!r}, a {found} model; give one of kind {model_type}")
+        raise SettingError(f"{{{option}}} is {{!r}}, a {{}} model; give one of kind {{}}", source, found, model_type)
 
 
 def load_whole(model_class: type[Model], source: str, option: str) -> Model:
@@ -37,9 +38,11 @@ def load_whole(model_class: type[Model], source: str, option: str) -> Model:
     try:
         model, report = model_class.from_pretrained(source, output_loading_info=True)
     except Exception as error:  # a damaged folder raises what its reader raises
-        raise ValueError(_missing(source, option, error)) from error
+        raise _missing(source, option, error) from error
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{option} is {source!r}, which lacks {len(missing)} weights, such as {missing[0]}")
+        raise SettingError(
+            f"{{{option}}} is {{!r}}, which lacks {{}} weights, such as {{}}", source, len(missing), missing[0]
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -52,11 +55,14 @@ def load_part(auto_class: type, source: str, option: str, **options):
     try:
         return auto_class.from_pretrained(source, **options)
     except Exception as error:
-        raise ValueError(_missing(source, option, error)) from error
+        raise _missing(source, option, error) from error
 
 
-def _missing(source: str, option: str, error: Exception) -> str:
-    return (
-        f"{option} cannot be loaded from {source!r} ({reason(error)}): download all of huggingface.co/{source} into a "
-        f"folder and give that by {option}, or leave scoring to the benchmark's own code by --score false"
+def _missing(source: str, option: str, error: Exception) -> SettingError:
+    return SettingError(
+        f"{{{option}}} cannot be loaded from {{!r}} ({{}}): download all of huggingface.co/{{}} into a folder and give "
+        f"that by {{{option}}}, or leave scoring to the benchmark's own code by {{score}} false",
+        source,
+        reason(error),
+        source,
     )

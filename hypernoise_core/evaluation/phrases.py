@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ..settings import SettingError
 from ..tensor_file import reason
 
 SPACY_MODEL = "en_core_web_sm"
@@ -19,9 +20,10 @@ def load_noun_phrases() -> Callable[[str], list[str]]:
 
         language = spacy.load(SPACY_MODEL)
     except (ImportError, OSError) as error:
-        raise ValueError(
-            f"T2I-CompBench's noun phrases need spaCy and its model ({reason(error)}): "
-            f"pip install 'comfyui-hypernoise[evaluate]' and python -m spacy download {SPACY_MODEL}, or leave scoring "
-            "to the benchmark's own code by --score false"
+        raise SettingError(
+            "T2I-CompBench's noun phrases need spaCy and its model ({}): pip install 'comfyui-hypernoise[evaluate]' "
+            "and python -m spacy download {}, or leave scoring to the benchmark's own code by {score} false",
+            reason(error),
+            SPACY_MODEL,
         ) from error
     return lambda prompt: [chunk.text for chunk in language(prompt).noun_chunks]

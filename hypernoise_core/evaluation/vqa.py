@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, BlipForQuestionAnswering
 
+from ..settings import SettingError
 from .loading import load_part, load_whole
 
 BLIP_VQA = "Salesforce/blip-vqa-capfilt-large"
@@ -26,7 +27,7 @@ class YesNo:
         self._model, self._tokenizer, self._processor = model, tokenizer, processor
         self._yes, self._no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
         if tokenizer.unk_token_id in (self._yes, self._no):
-            raise ValueError("the VQA model's tokenizer has no words yes and no: give a BLIP with BERT's tokenizer")
+            raise SettingError("{vqa} has a tokenizer without the words yes and no: give a BLIP with BERT's")
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
@@ -60,8 +61,8 @@ def load_yes_no(source: str = BLIP_VQA, device: str = "cpu") -> YesNo:
     Raises:
         ValueError: there is no BLIP for VQA at that hub id or folder.
     """
-    tokenizer, processor = (load_part(part, source, "--vqa") for part in (AutoTokenizer, AutoImageProcessor))
-    return YesNo(load_whole(BlipForQuestionAnswering, source, "--vqa").to(device), tokenizer, processor)
+    tokenizer, processor = (load_part(part, source, "vqa") for part in (AutoTokenizer, AutoImageProcessor))
+    return YesNo(load_whole(BlipForQuestionAnswering, source, "vqa").to(device), tokenizer, processor)
 
 
 def _plain(question: str) -> str:

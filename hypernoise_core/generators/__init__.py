@@ -7,7 +7,9 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from ..device import check_device
 from ..embedded import GENERATOR_FOLDER
+from ..settings import SettingError, about
 from .base import Generator
 from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
@@ -65,22 +67,25 @@ def load_generator(
     Raises:
         ValueError: nothing is found there, or no family here runs its pipeline class.
     """
-    _check_device(device)
+    check_device(device)
     single_file = model if Path(model).suffix == ".safetensors" else None
     if single_file and not Path(single_file).is_file():
-        raise ValueError(f"no generator at {model!r}: no such file")
+        raise SettingError("{model} is {!r}: there is no such file", model)
     if single_file and not config:
-        raise ValueError(f"{model!r} is a denoiser alone: say by config which pipeline it belongs in, such as sd-turbo")
+        raise SettingError(
+            "{model} is {!r}, a denoiser alone: say by {config} which pipeline it belongs in, such as sd-turbo", model
+        )
     base = config if single_file else model
     source = SHORT_NAMES.get(base, base)
-    family = _family(base, source)
+    with about("config" if single_file else "model"):
+        family = _family(base, source)
     components = {}
     try:
         if single_file:
             components[family.denoiser_name] = _load_denoiser(family.denoiser_name, single_file, source, dtype)
         pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
     except (OSError, HfHubHTTPError, ValueError, RuntimeError) as error:
-        raise ValueError(f"cannot load {model!r}: {_remedy(error, source)}") from error
+        raise SettingError("{model} is {!r}, which does not load: {}", model, _remedy(error, source)) from error
     for key, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
             component.to(device)
@@ -138,10 +143,3 @@ def _remedy(error: BaseException, source: str) -> str:
         "give a folder saved by diffusers (with model_index.json), a hub id that this machine can reach, or one of "
         + ", ".join(SHORT_NAMES)
     )
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not there ({str(error).splitlines()[0]}): try cpu") from error

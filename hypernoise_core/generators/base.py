@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..batch import TensorBatch
 from ..layers import is_target
 from ..reading import Reading, inputs_of, tokens_as_grid
+from ..settings import SettingError
 
 
 class Generator(ABC):
@@ -112,7 +113,7 @@ class Generator(ABC):
         fine-tuned one).
         """
         if steps < 1:
-            raise ValueError(f"steps is {steps}; a generator needs at least 1")
+            raise SettingError("{steps} is {}: give at least 1", steps)
         return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser))
 
     def noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor:
@@ -122,9 +123,12 @@ class Generator(ABC):
         """
         height, width = height or self.default_size, width or self.default_size
         if height < 1 or width < 1 or height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"{self.name} makes pictures whose sides are multiples of {self.size_multiple} pixels; "
-                f"{width}x{height} is not: round it"
+            raise SettingError(
+                "{width} x {height} is {}x{}: give multiples of {} pixels for {}",
+                width,
+                height,
+                self.size_multiple,
+                self.name,
             )
         shape = (batch, self.latent_channels, height // self.latent_scale, width // self.latent_scale)
         random = torch.Generator("cpu").manual_seed(seed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import TensorBatch
+from ..settings import SettingError
 
 if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
     from typing import Self
@@ -105,7 +106,7 @@ class NoiseHypernetwork(Adapter):
             ValueError: `iterations` is below 0.
         """
         if iterations < 0:
-            raise ValueError(f"iterations is {iterations}; it must be at least 0")
+            raise SettingError("{iterations} is {}: give at least 0", iterations)
         x = x0
         for done in range(iterations if strength else 0):
             x = self.moved(x, strength * self(x, conditioning, iterations - done), x0)
@@ -138,9 +139,13 @@ def coarse(x: Tensor, k: int) -> Tensor:
         ValueError: k does not divide the sides.
     """
     if x.shape[-2] % k or x.shape[-1] % k:
-        raise ValueError(
-            f"latents of {x.shape[-1]}x{x.shape[-2]} cells cannot be coarsened by {k}: choose a size in pixels that "
-            f"gives a multiple of {k} cells along each side, or a hypernetwork without coarsen"
+        raise SettingError(
+            "{coarsen} is {}, and latents of {}x{} cells cannot be coarsened by that: choose a size in pixels that "
+            "gives a multiple of {} cells along each side, or a hypernetwork without",
+            k,
+            x.shape[-1],
+            x.shape[-2],
+            k,
         )
     return F.avg_pool2d(x, k) * k
 

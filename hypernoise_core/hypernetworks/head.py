@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from ..reading import Reading
+from ..settings import SettingError
 from .base import NoiseHypernetwork, with_norm_of
 from .head_file import KIND, HeadInfo, LatentSpace, read_head, write_head
 from .head_network import HeadNetwork, HeadShape
@@ -122,8 +123,11 @@ def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen
             x = generator.noise(1, side, side)
             grid = generator.read(x, generator.encode([""])).features
         if grid is None:
-            raise ValueError(f"{generator.name} ({generator.family}) gives no features to read: train a head that "
-                             "reads the prediction alone")  # fmt: skip
+            raise SettingError(
+                "{head_reads} is features, which {} ({}) does not give: train a head on prediction alone",
+                generator.name,
+                generator.family,
+            )
         features, feature_cell = grid.shape[1], x.shape[-2] // grid.shape[-2]
     patch = max(1, feature_cell)
     cells = generator.default_size // generator.latent_scale // coarsen

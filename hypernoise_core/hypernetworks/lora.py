@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..batch import TensorBatch
 from ..generators.base import Generator
 from ..layers import TARGETS, target_names
+from ..settings import SettingError
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
 from .adapter_fit import fit_adapter, misfit
 from .base import Adapter, NoiseHypernetwork
@@ -37,7 +38,7 @@ class DenoiserLora(Adapter):
         self, generator: Generator, rank: int = 128, alpha: float = 256.0, ranks: dict[str, int] | None = None
     ):
         if rank < 1:
-            raise ValueError(f"rank is {rank}; a LoRA needs at least 1")
+            raise SettingError("{rank} is {}: give at least 1", rank)
         self.generator, self.rank, self.alpha = generator, rank, float(alpha)
         self.ranks = ranks or dict.fromkeys(target_names(generator.denoiser), rank)
         self.network = shared_clone(generator.denoiser)
@@ -165,7 +166,9 @@ def _zero_layer(network: nn.Module, name: str) -> None:
     modules = dict(network.named_modules())
     if not isinstance(modules.get(name), TARGETS):
         near = ", ".join(n for n in target_names(network) if "." not in n)
-        raise ValueError(f"last_layer {name!r} is no Linear or Conv2d of this denoiser: leave it out, or try {near}")
+        raise SettingError(
+            "{last_layer} {!r} is no Linear or Conv2d of this denoiser: leave it out, or try {}", name, near
+        )
     layer = modules[name]
     for key, parameter in list(layer.named_parameters(recurse=False)):
         setattr(layer, key, nn.Parameter(torch.zeros_like(parameter), requires_grad=False))

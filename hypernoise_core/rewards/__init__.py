@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..embedded import REWARD_FOLDER
+from ..settings import SettingError, about
 from . import imagereward
 from .aesthetic import find_aesthetic, load_aesthetic
 from .base import Reward
@@ -122,7 +123,9 @@ def load_reward(name: str, weights: str | Path | None = None, **options) -> Rewa
             return REWARDS[name](chosen)
         if name in PACKAGES:
             return PACKAGES[name](weights)
-        raise ValueError(f"reward {name!r} has no package behind it: backend=package is for {', '.join(PACKAGES)}")
+        raise SettingError(
+            "{backend} is package, and reward {!r} has none behind it: it is for {}", name, ", ".join(PACKAGES)
+        )
     if ":" not in name:
         raise ValueError(f"unknown reward {name!r}: choose from {', '.join(REWARDS)}, or your own as module:Class")
     return _load_own(name)
@@ -167,13 +170,10 @@ def parse_rewards(
     if not any(weight for _, weight in wanted):
         raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
     options = vars(options or LoadOptions())
-    return RewardEnsemble(
-        [(load_reward(name, **options), weight) for name, weight in wanted],
-        [load_reward(name, **options) for name in _split_names(held_out)],
-        Normalization.of_kind(normalization),
-        offload,
-        chunk,
-    )
+    followed = [(load_reward(name, **options), weight) for name, weight in wanted]
+    with about("held_out"):
+        measured = [load_reward(name, **options) for name in _split_names(held_out)]
+    return RewardEnsemble(followed, measured, Normalization.of_kind(normalization), offload, chunk)
 
 
 def _split_names(names: str) -> list[str]:

@@ -11,6 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..settings import Message
+
 Weights = dict[str, Tensor]
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -28,18 +30,18 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
     where = Path(weights) if weights else None
     if where and where.is_file():
         return where
-    hint = f"download {file} from {_address(hub)}{PUT_THERE}"
+    hint = Message("download {} from {} and give the folder it lies in as {weights}", file, _address(hub))
     if where and where.is_dir():
         for candidate in (where / file, where / Path(hub).name / file):
             if candidate.is_file():
                 return candidate
-        raise ValueError(f"reward {name!r} is not in {where}: {hint}")
+        raise ValueError(Message("reward {!r} is not in {weights} {}: {}", name, where, hint))
     if weights and not _is_hub_id(str(weights)):
-        raise ValueError(f"reward {name!r}: there is no {weights}: {hint}")
+        raise ValueError(Message("reward {!r}: there is no {weights} {}: {}", name, weights, hint))
     try:
         return Path(hf_hub_download(str(weights or hub), file))
     except HUB_ERRORS as error:
-        raise ValueError(f"reward {name!r} cannot be fetched from {weights or hub}: {hint}") from error
+        raise ValueError(Message("reward {!r} cannot be fetched from {}: {}", name, weights or hub, hint)) from error
 
 
 def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
@@ -49,18 +51,17 @@ def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
         ValueError: it is not there.
     """
     where = Path(weights) if weights else None
-    hint = f"download all of {_address(hub)} into a folder {Path(hub).name}{PUT_THERE}"
+    told = "download all of {} into a folder {} and give the folder it lies in as {weights}"
+    hint = Message(told, _address(hub), Path(hub).name)
     if where and where.is_dir():
         for candidate in (where, where / Path(hub).name):
             if (candidate / "config.json").is_file():
                 return str(candidate)
-        raise ValueError(f"reward {name!r} is not in {where}: {hint}")
+        raise ValueError(Message("reward {!r} is not in {weights} {}: {}", name, where, hint))
     if weights and not _is_hub_id(str(weights)):
-        raise ValueError(f"reward {name!r}: there is no folder {weights}: {hint}")
+        raise ValueError(Message("reward {!r}: there is no folder {weights} {}: {}", name, weights, hint))
     return str(weights or hub)
 
-
-PUT_THERE = " and pass the folder it lies in as the weights (--rewards_folder; in ComfyUI: models/hypernoise_rewards)"
 
 HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..batch import TensorBatch
+from ..settings import SettingError
 from .base import BackboneReward, Reward
 from .normalization import Normalization
 
@@ -41,13 +42,19 @@ class RewardEnsemble(Reward):
         offload: bool = False,
         chunk: int | None = None,
     ):
-        names = [reward.name for reward, _ in rewards] + [reward.name for reward in held_out]
+        names = [reward.name for reward, _ in rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards named twice: {', '.join(names)}")
+        for reward in held_out:
+            if reward.name in names:
+                raise SettingError(
+                    "{held_out}: reward {!r} is named twice, and one that is trained on cannot be held out", reward.name
+                )
+            names.append(reward.name)
         if not any(weight for _, weight in rewards):
             raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
         if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it must be at least 1")
+            raise SettingError("{chunk} is {}: give at least 1", chunk)
         self.rewards = {reward.name: reward for reward, _ in rewards}
         self.weights = {reward.name: float(weight) for reward, weight in rewards}
         self.held_out = {reward.name: reward for reward in held_out}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batch import TensorBatch
+from ..settings import SettingError
 from ..tensor_file import read_tensors, reason
 from . import imagereward
 from .base import Reward
@@ -51,7 +52,7 @@ class PackageImageReward(Reward):
         try:
             import ImageReward
         except Exception as error:  # outside its own environment the import fails in many ways
-            raise ValueError(_not_here("image-reward", error)) from error
+            raise _not_here("image-reward", error) from error
         path = find_file(self.name, weights, imagereward.HUB, imagereward.FILE)
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "med_config.json"
@@ -83,7 +84,7 @@ class PackageHpsv2(Reward):
         try:
             from hpsv2.src import open_clip
         except Exception as error:
-            raise ValueError(_not_here("hpsv2", error)) from error
+            raise _not_here("hpsv2", error) from error
         path = find_file(self.name, weights, HPSV2, HPSV2_FILE)
         self.model = open_clip.create_model("ViT-H-14", output_dict=True).eval().requires_grad_(False)
         self.model.load_state_dict(read_tensors(path)[0])
@@ -111,8 +112,10 @@ PACKAGES: dict[str, Callable[[str | Path | None], Reward]] = {
 """Rewards that have a published package."""
 
 
-def _not_here(package: str, error: Exception) -> str:
-    return (
-        f"the package {package} does not load here ({reason(error)}): `make reward-packages` builds an environment in "
-        "which it does, or take backend=native, which needs none"
+def _not_here(package: str, error: Exception) -> SettingError:
+    return SettingError(
+        "{backend} is package, and the package {} does not load here ({}): `make reward-packages` builds an "
+        "environment in which it does, or take {backend} native, which needs none",
+        package,
+        reason(error),
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..objective import KLReduction
+from ..settings import SettingError, require
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
 """`adamw8bit` is bitsandbytes' (extra `[8bit]`): a quarter of AdamW's state."""
@@ -100,37 +101,36 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        positive = ("rank", "alpha", "temperature", "lr", "grad_clip", "batch_size", "accumulation_steps", "max_steps")
-        positive += ("iterations", "coarsen", "head_width", "head_depth")
-        for name in (*positive, "steps", "max_skipped", "pictures_per_prompt"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        counts = ("warmup_steps", "warm_start_pictures", "diagnostics_every", "validate_every", "patience", "seed")
-        for name in ("weight_decay", *counts):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
-        for name in ("momentum", "beta2", "ema_decay", "diversity_floor"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
-        if not 0 <= self.decay_fraction <= 1:
-            raise ValueError(f"decay_fraction is {self.decay_fraction}; it must lie in [0, 1]")
+        self._check_ranges()
         if self.gradient_checkpointing not in (False, True, "hypernetwork"):
-            raise ValueError(
-                f"gradient_checkpointing is {self.gradient_checkpointing!r}; it must be true, false or hypernetwork"
+            raise SettingError(
+                "{gradient_checkpointing} is {!r}: give true, false or hypernetwork", self.gradient_checkpointing
             )
         if self.gradient_checkpointing == "hypernetwork" and self.train_type == "finetune":
-            raise ValueError("gradient_checkpointing is hypernetwork, and finetune trains none: give true instead")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size is {self.micro_batch_size}; give at least 1, or null for no parts")
+            raise SettingError(
+                "{gradient_checkpointing} is hypernetwork, and {train_type} finetune trains none: give true instead"
+            )
         for name in ("batch_size", "micro_batch_size"):
-            if (getattr(self, name) or 0) % self.pictures_per_prompt:
-                raise ValueError(
-                    f"pictures_per_prompt is {self.pictures_per_prompt}; it must divide {name}, {getattr(self, name)}"
+            if (size := getattr(self, name) or 0) % self.pictures_per_prompt:
+                raise SettingError(
+                    f"{{pictures_per_prompt}} is {{}}: give a divisor of {{{name}}}, {{}}",
+                    self.pictures_per_prompt,
+                    size,
                 )
         if (self.patience or self.diversity_floor) and not self.validate_every:
-            raise ValueError("validate_every is 0, so patience and diversity_floor cannot stop the run: set it as well")
-        if self.reward_grad_clip is not None and self.reward_grad_clip <= 0:
-            raise ValueError(
-                f"reward_grad_clip is {self.reward_grad_clip}; it must be above 0, or null for no clipping"
+            raise SettingError(
+                "{validate_every} is 0, so {patience} and {diversity_floor} cannot stop the run: set it as well"
             )
+
+    def _check_ranges(self) -> None:
+        counts = ("rank", "batch_size", "accumulation_steps", "micro_batch_size", "pictures_per_prompt", "max_steps")
+        counts += ("steps", "height", "width", "max_skipped", "iterations", "coarsen", "head_width", "head_depth")
+        require(self, counts, lambda v: v >= 1, "at least 1")
+        require(self, ("head_width",), lambda v: v % 16 == 0, "a multiple of 16")
+        require(self, ("alpha", "temperature", "lr", "grad_clip"), lambda v: v > 0, "a number above 0")
+        require(self, ("reward_grad_clip",), lambda v: v > 0, "a number above 0, or null for no clipping")
+        maybe = ("warmup_steps", "warm_start_pictures", "distill_steps", "diagnostics_every", "validate_every")
+        require(self, (*maybe, "patience", "weight_decay"), lambda v: v >= 0, "at least 0")
+        require(self, ("seed",), lambda v: 0 <= v < 2**63, "a number from 0 to 2**63 - 1")
+        require(self, ("momentum", "beta2", "ema_decay", "diversity_floor"), lambda v: 0 <= v < 1, "a number in [0, 1)")
+        require(self, ("decay_fraction",), lambda v: 0 <= v <= 1, "a number in [0, 1]")

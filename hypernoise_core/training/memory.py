@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..settings import Message, joined
 from .config import TrainingConfig
 
 
@@ -18,29 +19,35 @@ def explaining_out_of_memory(config: TrainingConfig, processes: int) -> Iterator
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        advice = "; ".join(f"({i}) {line}" for i, line in enumerate(out_of_memory_advice(config, processes), 1))
+        lines = [Message("({}) {}", i, line) for i, line in enumerate(out_of_memory_advice(config, processes), 1)]
+        told = " ".join(str(error).split())[:160]
         raise OutOfMemoryError(
-            f"the device's memory ran out ({' '.join(str(error).split())[:160]}). Set, in this order: {advice}"
+            Message("the device's memory ran out ({}). Set, in this order: {}", told, joined("; ", lines))
         ) from error
 
 
-def out_of_memory_advice(config: TrainingConfig, processes: int = 1) -> list[str]:
+def out_of_memory_advice(config: TrainingConfig, processes: int = 1) -> list[Message]:
     """The three settings to lower first, each with its new value, cheapest first."""
-    lines = []
+    lines: list[Message] = []
     if config.gradient_checkpointing is not True:
-        lines.append("gradient checkpointing on (a third slower, activations fall to a fraction, results stay)")
+        told = "{gradient_checkpointing} on (a third slower, activations fall to a fraction, results stay)"
+        lines.append(Message(told))
     at_a_time = min(config.micro_batch_size or config.batch_size, config.batch_size // processes)
     if at_a_time > 1:
-        lines.append(f"micro_batch_size {at_a_time} -> {at_a_time // 2} (activations halve, results stay)")
+        told = "{micro_batch_size} {} -> {} (activations halve, results stay)"
+        lines.append(Message(told, at_a_time, at_a_time // 2))
     if config.optimizer != "sgd":
-        lines.append(
-            f"optimizer {config.optimizer} -> sgd (optimizer state halves or better, with lr 10 to 100 times higher)"
-        )
+        told = "{optimizer} {} -> sgd (optimizer state halves or better, with {lr} 10 to 100 times higher)"
+        lines.append(Message(told, config.optimizer))
     if config.rank > 16:
-        lines.append(f"rank {config.rank} -> {config.rank // 2} (adapter and optimizer state halve)")
-    size = " and ".join(
-        f"{name} {v} -> {v * 3 // 4 // 32 * 32}" for name in ("height", "width") if (v := getattr(config, name))
-    )
-    lines.append(f"{size or 'height and width to three quarters'} (activations fall to 56 %)")
-    lines.append("dtype float32 -> bfloat16, and offload of text encoder and rewards")
+        told = "{rank} {} -> {} (adapter and optimizer state halve)"
+        lines.append(Message(told, config.rank, config.rank // 2))
+    size = [
+        Message(f"{{{name}}} {{}} -> {{}}", v, v * 3 // 4 // 32 * 32)
+        for name in ("height", "width")
+        if (v := getattr(config, name))
+    ]
+    smaller = joined(" and ", size) if size else Message("{height} and {width} to three quarters")
+    lines.append(Message("{} (activations fall to 56 %)", smaller))
+    lines.append(Message("{dtype} float32 -> bfloat16, and offload of text encoder and rewards"))
     return lines[:3]

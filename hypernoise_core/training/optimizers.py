@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..settings import SettingError
 from .config import TrainingConfig
 
 
@@ -20,8 +21,8 @@ def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.op
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
-            raise ValueError(
-                "optimizer adamw8bit needs bitsandbytes: pip install 'comfyui-hypernoise[8bit]', or take adamw"
+            raise SettingError(
+                "{optimizer} adamw8bit needs bitsandbytes: pip install 'comfyui-hypernoise[8bit]', or take adamw"
             ) from error
         return AdamW8bit(parameters, config.lr, betas=betas, weight_decay=decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]

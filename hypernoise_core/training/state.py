@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..hypernetworks.adapter_file import denoiser_fingerprint
+from ..settings import Message, SettingError, joined
 from . import processes
 from .optimizers import load_optimizer_tensors, optimizer_tensors
 from .trainer import Trainer, copy_
@@ -78,18 +79,20 @@ def trainer_state(trainer: Trainer) -> TrainerState:
     return TrainerState({f"{name}/{key}": t for name, own in groups.items() for key, t in own.items()}, values)
 
 
-def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[str]:
+def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
     """Go on from `state`; all processes must call it. Returns what changed in the settings, a line each.
 
     Raises:
-        ValueError: settings changed that must not, all of them named; the trainer is as before.
+        SettingError: settings changed that must not, all of them named; the trainer is as before.
     """
     values, changes = state.values, changed(state.values["run"], describe(trainer))
     if refused := [
-        f"{key} is {new}, the checkpoint has {old}: {FIXED[key]}" for key, old, new in changes if key in FIXED
+        Message(f"{{{key}}} is {{}}, the checkpoint has {{}}: {{}}", new, old, FIXED[key])
+        for key, old, new in changes
+        if key in FIXED
     ]:
-        raise ValueError(
-            f"cannot go on with other settings ({'; '.join(refused)}): take back the change, or start anew"
+        raise SettingError(
+            "cannot go on with other settings ({}): take back the change, or start anew", joined("; ", refused)
         )
     weights = state.part("weights")
     copy_(trainer.parameters, [weights[name] for name in trainer.adapter.named_parameters()])
@@ -112,7 +115,7 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[str]:
     if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
         trainer.validation.progress = Progress(**values["validation"])
     trainer.reward.normalization.load_state_dict(values["normalization"])
-    return [f"{key}: {old} -> {new}{NOTES.get(key, '')}" for key, old, new in changes]
+    return [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, NOTES.get(key, "")) for key, old, new in changes]
 
 
 NOTES = {

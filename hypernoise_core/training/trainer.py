@@ -18,6 +18,7 @@ from ..hypernetworks.warm_start import LastLayerRegression, scale_last_layer_
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
+from ..settings import Message, SettingError, about
 from . import processes
 from .config import TrainingConfig
 from .encoded import EncodedPrompts
@@ -63,16 +64,23 @@ class Trainer:
     ):
         self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
         if config.batch_size % (processes.count() * config.pictures_per_prompt):
-            raise ValueError(
-                f"batch_size is {config.batch_size}, which {processes.count()} processes cannot share evenly: it "
-                "counts the pictures of all of them; give a multiple of their number and of pictures_per_prompt"
+            raise SettingError(
+                "{batch_size} is {}, which {} processes cannot share evenly: it counts the pictures of all of them; "
+                "give a multiple of their number and of {pictures_per_prompt}",
+                config.batch_size,
+                processes.count(),
             )
         if reward.normalization.running and processes.count() > 1:
-            raise ValueError("running normalization sees one process's pictures only: take reference or none")
+            raise SettingError(
+                "{normalization} running sees one process's pictures only: give reference or none to train in several"
+            )
         if config.validate_every and not validation_prompts:
-            raise ValueError("validate_every is set without prompts to validate on: give some that are not trained on")
+            raise SettingError(
+                "{validate_every} is set without prompts to validate on: give {validation_prompts} that are not "
+                "trained on"
+            )
         if reward.held_out and not (config.diagnostics_every or config.validate_every):
-            raise ValueError("held-out rewards would never be measured: set diagnostics_every or validate_every")
+            raise SettingError("{held_out} would never be measured: set {diagnostics_every} or {validate_every}")
         _check_kind(config)
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         self.generator, self.reward, self.config = generator, reward, config
@@ -84,7 +92,8 @@ class Trainer:
             kind = config.hypernetwork if config.train_type == "noise" else "finetune"
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
         self.teacher = self._make_teacher()
-        self._model = load_hypernetwork(generator, config.distill) if config.distill else None
+        with about("distill"):
+            self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
                 denoiser.compile()
@@ -124,7 +133,7 @@ class Trainer:
             yield event
             if isinstance(event, StepSkipped) and self.skipped_in_a_row >= self.config.max_skipped:
                 raise NonFiniteError(
-                    f"{self.skipped_in_a_row} steps in a row were skipped, the last since {event.reason}"
+                    Message("{} steps in a row were skipped, the last since {}", self.skipped_in_a_row, event.reason)
                 )
         if self.stop_reason:
             yield EarlyStop(self.step, self.stop_reason)
@@ -421,7 +430,8 @@ class Trainer:
         drawn = [(p.images, p.text) for p in passes if p.images is not None]
         found = next(filter(None, (self.reward.fault(images, text) for images, text in drawn)), None)
         faults = processes.gather(found)
-        return next(filter(None, faults), "the gradient of the generator is not finite: lower lr, or use dtype float32")
+        advice = Message("the gradient of the generator is not finite: lower {lr}, or use {dtype} float32")
+        return next(filter(None, faults), advice)
 
 
 def _check_kind(config: TrainingConfig) -> None:
@@ -430,14 +440,18 @@ def _check_kind(config: TrainingConfig) -> None:
         ValueError: no such kind, or settings that contradict one another.
     """
     if config.hypernetwork not in HYPERNETWORKS:
-        raise ValueError(f"no hypernetwork {config.hypernetwork!r}: choose from {', '.join(HYPERNETWORKS)}")
+        raise SettingError("{hypernetwork} is {!r}: choose from {}", config.hypernetwork, ", ".join(HYPERNETWORKS))
     if config.train_type == "finetune" and (config.iterations > 1 or config.distill or config.coarsen > 1):
-        raise ValueError("iterations, coarsen and distill are a noise hypernetwork's: leave them out for finetune")
+        raise SettingError(
+            "{iterations}, {coarsen} and {distill} are a noise hypernetwork's: leave them out for {train_type} finetune"
+        )
     if bool(config.distill) != bool(config.distill_steps):
-        raise ValueError("distill and distill_steps belong together: give a file and the steps that follow it, or none")
+        raise SettingError(
+            "{distill} and {distill_steps} belong together: give a file and the steps that follow it, or none"
+        )
     if config.distill_steps >= config.max_steps:
-        raise ValueError(
-            f"distill_steps is {config.distill_steps} of max_steps {config.max_steps}: leave some for the reward"
+        raise SettingError(
+            "{distill_steps} is {} of {max_steps} {}: leave some for the reward", config.distill_steps, config.max_steps
         )
 
 

@@ -11,6 +11,7 @@ from ..generators.base import Generator
 from ..hypernetworks import Adapter
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
+from ..settings import Message
 from .config import TrainingConfig
 from .encoded import EncodedPrompts
 
@@ -73,9 +74,12 @@ class Validation:
             )
         least = config.diversity_floor * progress.base["validation/diversity"]
         if metrics["validation/diversity"] < least:
-            return (
-                f"validation/diversity is {metrics['validation/diversity']:.4g}, below {config.diversity_floor:g} of "
-                f"the base's {progress.base['validation/diversity']:.4g}: raise temperature, or lower diversity_floor"
+            return Message(
+                "validation/diversity is {:.4g}, below {:g} of the base's {:.4g}: raise {temperature}, or lower "
+                "{diversity_floor}",
+                metrics["validation/diversity"],
+                config.diversity_floor,
+                progress.base["validation/diversity"],
             )
         return None
 

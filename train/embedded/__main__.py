@@ -14,9 +14,10 @@ import torch
 from hypernoise_core import load_generator, load_reward
 from hypernoise_core.embedded import GENERATOR_FOLDER, HYPERNOISE_FILE, REWARD_FOLDER
 from hypernoise_core.embedded.benchmark import cases, measure
+from hypernoise_core.settings import require
 
 from ..__main__ import main as train_hypernoise
-from ..cli import parse, run_command
+from ..cli import check_folders, in_arguments_of, parse, run_command
 from ..evaluation.embedded import base_method, category_table, table
 from ..run import FINAL_NAME
 from . import autoencoder, generator, pipeline, reward
@@ -37,9 +38,18 @@ class EmbeddedArguments:
     threads: int = 1
     """CPU threads."""
 
+    def __post_init__(self):
+        check_folders(self, "work")
+        require(self, ("files", "threads"), lambda v: v >= 1, "at least 1")
 
+
+@in_arguments_of(EmbeddedArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's)."""
+    """Run with these arguments (default: the command line's).
+
+    Raises:
+        ValueError: something given is wrong; nothing has been written.
+    """
     args: EmbeddedArguments = parse(EmbeddedArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
     work = Path(args.work)

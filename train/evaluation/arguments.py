@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import cases
@@ -11,7 +11,9 @@ from hypernoise_core.evaluation.detector import MASK2FORMER
 from hypernoise_core.evaluation.distances import DINOV2
 from hypernoise_core.evaluation.vqa import BLIP_VQA
 from hypernoise_core.rewards.clip import CLIP_L
+from hypernoise_core.settings import require
 
+from ..cli import check_folders
 from ..model import ModelArguments
 from ..rewards import RewardArguments
 
@@ -19,6 +21,12 @@ from ..rewards import RewardArguments
 @dataclass(kw_only=True)
 class EvaluateArguments(ModelArguments, RewardArguments):
     """Judge an adapter against its base, on the same prompts and seeds."""
+
+    CALLED: ClassVar = {
+        **ModelArguments.CALLED,
+        **RewardArguments.CALLED,
+        "prompts_sha256": "prompts of sha256",
+    }
 
     benchmark: Literal["embedded", "geneval", "t2i-compbench", "dpg-bench"] = "embedded"
     """embedded: the small world's, nothing is downloaded. The others are made into their official layouts under
@@ -84,16 +92,17 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     def __post_init__(self):
         super().__post_init__()
         if not all(part.strip().isdigit() and int(part) > 0 for part in self.steps.split(",")):
-            raise ValueError(f"steps is {self.steps!r}: give numbers above 0 with commas between, such as 1,2,4")
-        for name in ("threads", "iterations", "limit", "samples"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            raise ValueError(f"--steps is {self.steps!r}: give numbers above 0 with commas between, such as 1,2,4")
+        counts = ("iterations", "limit", "samples", "height", "width", "threads")
+        require(self, counts, lambda v: v >= 1, "at least 1")
+        require(self, ("strength",), lambda v: True, "a finite number")
+        check_folders(self, "save_dir")
         if self.benchmark == "embedded":
             cases(self.n)
             if self.model != "embedded":
                 raise ValueError(
-                    f"the embedded benchmark is the embedded model's, not {self.model!r}'s: pass --benchmark geneval, "
-                    "t2i-compbench or dpg-bench"
+                    f"--model is {self.model!r}, and --benchmark embedded is for the embedded model alone: give "
+                    "--benchmark geneval, t2i-compbench or dpg-bench"
                 )
 
     @property

@@ -10,6 +10,7 @@ from hypernoise_core.evaluation.dpg import Question, dependent_score, kind_score
 from hypernoise_core.evaluation.loading import check_source
 from hypernoise_core.evaluation.vqa import load_yes_no
 from hypernoise_core.prompt_sets import read_prompts
+from hypernoise_core.settings import SettingError
 
 from .benchmark import Benchmark, Item, Judge, JudgeSpec, PictureFile, only
 from .published import URLS, find_published
@@ -46,7 +47,7 @@ def check(benchmark: DpgBench, vqa: str) -> None:
             f"{URLS[QUESTIONS]}{QUESTIONS} into the folder of --prompts_dir, or leave scoring to DPG-Bench's own code "
             "by --score false"
         )
-    check_source(vqa, "blip", "--vqa")
+    check_source(vqa, "blip", "vqa")
 
 
 def read_items(folder: str | None, downloads: Path) -> list[Item]:
@@ -61,8 +62,10 @@ def read_items(folder: str | None, downloads: Path) -> list[Item]:
     for path in _prompt_files(Path(folder)) if folder else []:
         texts[path.stem] = " ".join(read_prompts(path))
     if not texts:
-        raise ValueError(
-            f"no DPG-Bench in {folder}: download {URLS[QUESTIONS]}{QUESTIONS} there, or its folder dpg_bench/prompts"
+        raise SettingError(
+            "{prompts_dir} is {!r}, without DPG-Bench: download {} there, or its folder dpg_bench/prompts",
+            folder,
+            URLS[QUESTIONS] + QUESTIONS,
         )
     return [
         Item(key, index, "all", texts[key], {"questions": questions.get(key, [])})

@@ -34,8 +34,8 @@ class GenEval(Benchmark):
 
     def judges(self, args) -> list[JudgeSpec]:
         def check() -> None:
-            check_source(args.detector, "mask2former", "--detector")
-            check_source(args.clip, "clip", "--clip")
+            check_source(args.detector, "mask2former", "detector")
+            check_source(args.clip, "clip", "clip")
 
         return [
             JudgeSpec(

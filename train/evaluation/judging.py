@@ -51,7 +51,7 @@ def diversity_spec(name: str, dino: str, device: str) -> JudgeSpec:
         ValueError: there is none of that name.
     """
     if name not in DIVERSITIES:
-        raise ValueError(f"unknown diversity {name!r}: choose from {', '.join(DIVERSITIES)}")
+        raise ValueError(f"--diversity names {name!r}: choose from {', '.join(DIVERSITIES)}")
 
     def make() -> Judge:
         measure = load_diversity(name, dino, device)
@@ -59,7 +59,7 @@ def diversity_spec(name: str, dino: str, device: str) -> JudgeSpec:
 
     def check() -> None:
         if name == "dinov2":
-            check_source(dino, "dinov2", "--dino")
+            check_source(dino, "dinov2", "dino")
         else:
             load_diversity(name)
 

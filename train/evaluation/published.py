@@ -4,6 +4,7 @@ import urllib.request
 from pathlib import Path
 
 from hypernoise_core.files import replacing
+from hypernoise_core.settings import SettingError
 
 URLS = {
     "evaluation_metadata.jsonl": "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/",
@@ -28,10 +29,10 @@ def find_published(name: str, folder: str | None, downloads: Path) -> Path:
     url = URLS.get(name, T2I_URL) + name
     if folder:
         if not Path(folder).is_dir():
-            raise ValueError(f"prompts_dir {folder!r} is not a folder: download {url} into one")
+            raise SettingError("{prompts_dir} is {!r}, which is not a folder: download {} into one", folder, url)
         if found := sorted(Path(folder).rglob(name)):
             return found[0]
-        raise ValueError(f"no {name} in {folder}: download {url} and put it there")
+        raise SettingError("{prompts_dir} is {!r}, without {}: download {} and put it there", folder, name, url)
     path = downloads / name
     if not path.is_file():
         try:

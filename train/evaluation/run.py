@@ -10,10 +10,12 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from hypernoise_core import TensorBatch
+from hypernoise_core import RewardEnsemble, TensorBatch
+from hypernoise_core.device import check_device
 from hypernoise_core.files import replacing
 from hypernoise_core.hypernetworks import load_adapter
 from hypernoise_core.hypernetworks.adapter_file import read_kind
+from hypernoise_core.settings import SettingError, about
 from hypernoise_core.training import processes
 
 from ..generate import make_pictures
@@ -61,6 +63,7 @@ def run(args: EvaluateArguments) -> dict:
 
 
 def _run(args: EvaluateArguments, device: str) -> dict:
+    check_device(device)
     args.device = device
     folder = args.folder
     settings = _settings(args)
@@ -116,7 +119,8 @@ def load_benchmark(args: EvaluateArguments) -> Benchmark:
             "DPG-Bench's own scorer cuts at most 4 square pictures out of a grid: give --samples 1 to 4, and --height "
             "and --width alike"
         )
-    items = _first_process_first(lambda: _read_items(args))
+    with about("prompts_dir" if args.prompts_dir else "benchmark"):
+        items = _first_process_first(lambda: _read_items(args))
     return kind(items, chosen(items, args.category_names, args.limit), samples, args.seed)
 
 
@@ -145,7 +149,8 @@ def _methods(args: EvaluateArguments) -> list[Method]:
     for steps in args.step_counts:
         methods.append(Method(f"base-{steps}", steps))
         if source := args.adapter_source:
-            kind = "finetuned" if read_kind(source) == "finetune" else "hypernoise"
+            with about("adapter"):
+                kind = "finetuned" if read_kind(source) == "finetune" else "hypernoise"
             methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
     return methods
 
@@ -154,7 +159,12 @@ def _judges(args: EvaluateArguments, benchmark: Benchmark) -> list[JudgeSpec]:
     specs = benchmark.judges(args) if args.score else []
     if args.rewards:
         settings = {"folder": args.rewards_folder, "dtype": args.rewards_dtype, "device": args.device}
-        specs.append(reward_spec(args.rewards, settings, lambda: args.make_rewards(args.rewards).to(args.device)))
+
+        @about("rewards")
+        def load() -> RewardEnsemble:
+            return args.make_rewards(args.rewards).to(args.device)
+
+        specs.append(reward_spec(args.rewards, settings, load))
     if benchmark.samples > 1:
         specs += [diversity_spec(name, args.dino, args.device) for name in args.diversity_names]
     return specs
@@ -250,20 +260,24 @@ def _settled(path: Path, settings: dict) -> dict:
     """
     if not path.is_file():
         if path.parent.is_dir() and any(p.name != "prompts" for p in path.parent.iterdir()):
-            raise ValueError(f"save_dir {path.parent} is not empty and holds no evaluation: give a new folder")
+            told = "which is not empty and holds no evaluation: give a new folder"
+            raise ValueError(f"--save_dir is {str(path.parent)!r}, {told}")
         return settings
     try:
         before = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give another --save_dir") from error
+        raise ValueError(f"--save_dir has {path}, which cannot be read ({error}): give another folder") from error
     joined = dict(settings)
     for name, value in settings.items():
         if name in OF_ADAPTER and None in (value, before.get(name)):
             joined[name] = before.get(name) if value is None else value
         elif name in before and before[name] != value:
-            raise ValueError(
-                f"save_dir {path.parent} holds pictures with {name} {before[name]!r}, and it is now {value!r}: give "
-                "another --save_dir"
+            raise SettingError(
+                f"{{save_dir}} is {{!r}}, with pictures made with {{{name}}} {{!r}}, and it is now {{!r}}: give a new "
+                "one",
+                str(path.parent),
+                before[name],
+                value,
             )
     return joined
 

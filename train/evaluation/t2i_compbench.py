@@ -7,6 +7,7 @@ from hypernoise_core.evaluation.loading import check_source
 from hypernoise_core.evaluation.phrases import SPACY_MODEL, load_noun_phrases
 from hypernoise_core.evaluation.vqa import attribute_binding, load_yes_no
 from hypernoise_core.prompt_sets import read_prompts
+from hypernoise_core.settings import SettingError
 
 from .benchmark import Benchmark, Item, Judge, JudgeSpec, PictureFile
 from .pictures import as_tensor
@@ -38,7 +39,7 @@ class T2ICompBench(Benchmark):
 
             def check() -> None:
                 load_noun_phrases()
-                check_source(args.vqa, "blip", "--vqa")
+                check_source(args.vqa, "blip", "vqa")
 
             specs.append(
                 JudgeSpec(
@@ -56,7 +57,7 @@ class T2ICompBench(Benchmark):
                     "clip_score",
                     {"clip": args.clip_score},
                     lambda: clip_judge(load_clip_score(args.clip_score, args.device)),
-                    lambda: check_source(args.clip_score, "clip", "--clip_score"),
+                    lambda: check_source(args.clip_score, "clip", "clip_score"),
                     lambda item: item.category == NON_SPATIAL,
                 )
             )
@@ -73,7 +74,7 @@ def read_items(folder: str | None, downloads: Path, wanted: list[str]) -> list[I
         ValueError: an unknown category, no file, or a prompt that cannot be a file's name.
     """
     if unknown := [name for name in wanted if name not in CATEGORIES]:
-        raise ValueError(f"there is no category {unknown[0]!r} in T2I-CompBench: choose from {', '.join(CATEGORIES)}")
+        raise SettingError("{categories} names {!r}: choose from {}", unknown[0], ", ".join(CATEGORIES))
     items = []
     for offset, category in enumerate(CATEGORIES):
         if wanted and category not in wanted:
