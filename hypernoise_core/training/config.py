@@ -1,8 +1,9 @@
 """How an adapter is trained: every setting of a `Trainer`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from ..noise import BetweenSteps
 from ..objective import KLReduction
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
@@ -71,6 +72,9 @@ class TrainingConfig:
     """Moving average of the LoRA weights, which is what is then saved and shown."""
     steps: int = 1
     """Denoiser calls per picture while training."""
+    between_steps: BetweenSteps = "fresh"
+    """What a sampler that adds noise between steps adds: `fresh` noise; `keep`, the starting noise as it was drawn;
+    `keep-moved`, as the hypernetwork moved it."""
     height: int | None = None
     width: int | None = None
     """Of training pictures, in pixels; the generator's own size when not given."""
@@ -115,6 +119,9 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
         if not 0 <= self.decay_fraction <= 1:
             raise ValueError(f"decay_fraction is {self.decay_fraction}; it must lie in [0, 1]")
+        if self.between_steps not in get_args(BetweenSteps):
+            known = ", ".join(get_args(BetweenSteps))
+            raise ValueError(f"between_steps is {self.between_steps!r}; it must be one of {known}")
         if self.gradient_checkpointing not in (False, True, "hypernetwork"):
             raise ValueError(
                 f"gradient_checkpointing is {self.gradient_checkpointing!r}; it must be true, false or hypernetwork"
