@@ -7,7 +7,7 @@ Both searches take a `start`, so that they begin where a noise hypernetwork lead
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .batch import TensorBatch
+from .noise import BetweenSteps, added_noise
 from .rewards import Reward
 from .settings import SettingError
 
@@ -44,7 +45,8 @@ def best_of_n(
     text: TensorBatch,
     steps: int = 1,
     start: Start | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    between_steps: BetweenSteps = "fresh",
 ) -> Found:
     """Generate from each of `n` noises per prompt and keep the best: the end of `best_of_path`.
 
@@ -52,12 +54,14 @@ def best_of_n(
         x0: [n, B, C, h, w].
         conditioning, text: of the B prompts.
         start: what moves each noise before generation, one call more a candidate; none where not given.
-        seed: of the noise that some families add between steps.
+        seed: of the noise that some families add between steps, the same for every candidate; one, or one for each
+            prompt.
+        between_steps: what they add instead; `keep-moved` is the noise where `start` has moved it.
 
     Raises:
         ValueError: there is no noise to choose from.
     """
-    *_, best = best_of_path(generator, reward, x0, conditioning, text, steps, start, seed)
+    *_, best = best_of_path(generator, reward, x0, conditioning, text, steps, start, seed, between_steps)
     return best
 
 
@@ -69,7 +73,8 @@ def best_of_path(
     text: TensorBatch,
     steps: int = 1,
     start: Start | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    between_steps: BetweenSteps = "fresh",
 ) -> Iterator[Found]:
     """Best-of-N, candidate by candidate: the best of the first 1, 2, ... n. Arguments and errors as of `best_of_n`."""
     if not len(x0):
@@ -77,9 +82,10 @@ def best_of_path(
     best: Found | None = None
     for index, noise in enumerate(x0):
         with torch.no_grad():
-            noise = _started(start, noise, conditioning)
-            images = generator.generate(noise, conditioning, steps, seed)
-            best = _better(best, _found(noise, images, reward.score(images, text), index))
+            moved = _started(start, noise, conditioning)
+            between = added_noise(between_steps, noise, moved)
+            images = generator.generate(moved, conditioning, steps, seed, between=between)
+            best = _better(best, _found(moved, images, reward.score(images, text), index))
         yield best
 
 
@@ -117,7 +123,8 @@ def reno_path(
     grad_clip: float = 0.1,
     steps: int = 1,
     start: Start | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    between_steps: BetweenSteps = "fresh",
 ) -> Iterator[Found]:
     """ReNO, iteration by iteration: the best so far after 0, 1, ... `iterations` of them. It may be left at any time.
 
@@ -129,7 +136,9 @@ def reno_path(
     Args:
         start: where the ascent begins, such as a hypernetwork's `modulate`: one call, without gradients; x0 itself
             where not given.
-        seed: of the noise that some families add between steps, the same in every iteration.
+        seed: of the noise that some families add between steps, the same in every iteration; one, or
+            one for each prompt.
+        between_steps: what they add instead; `keep` is x0, `keep-moved` the noise where the ascent is.
 
     Raises:
         ValueError: `iterations` is below 0.
@@ -144,7 +153,8 @@ def reno_path(
     for iteration in range(iterations + 1):
         last = iteration == iterations
         with torch.set_grad_enabled(not last):
-            images = generator.generate(noise, conditioning, steps, seed)
+            between = added_noise(between_steps, x0, noise)
+            images = generator.generate(noise, conditioning, steps, seed, between=between)
             scores = reward.score(images, text)
         best = _better(best, _found(noise, images, scores, iteration))
         yield best

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from hypernoise_core.generators import SHORT_NAMES
+from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.rewards import RewardEnsemble
 from hypernoise_core.settings import about, require
@@ -150,6 +151,9 @@ class TrainArguments(ModelArguments, RewardArguments):
     batch always; one, the same single noise always."""
     steps: int = 1
     """Denoiser calls per picture while training; one-step training carries over to 2 and 4 steps."""
+    between_steps: BetweenSteps = "fresh"
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
+    starting noise as it was drawn; keep-moved, as the hypernetwork moved it."""
     height: int | None = None
     """Of training pictures, in pixels; the model's own when not given."""
     width: int | None = None
@@ -302,6 +306,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             decay_fraction=self.decay_fraction,
             ema_decay=self.ema_decay,
             steps=self.steps,
+            between_steps=self.between_steps,
             height=self.height,
             width=self.width,
             latent_type=self.latent_type,

@@ -24,6 +24,7 @@ from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter
+from hypernoise_core.noise import BetweenSteps, added_noise
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path
@@ -54,6 +55,9 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Text file with one prompt a line, or .json, .jsonl, .csv, .tsv, .parquet."""
     steps: int = 1
     """Denoiser calls per picture."""
+    between_steps: BetweenSteps = "fresh"
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
+    starting noise as it was drawn; keep-moved, as the adapter moved it."""
     strength: float = 1.0
     """Of the adapter: 0 is the base picture, above 1 goes further than it was trained to."""
     iterations: int = 1
@@ -153,6 +157,7 @@ def make_pictures(
     steps: int = 1,
     strength: float = 1.0,
     iterations: int = 1,
+    between_steps: BetweenSteps = "fresh",
 ) -> tuple[Tensor, Tensor]:
     """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU.
 
@@ -161,12 +166,13 @@ def make_pictures(
     """
     starts, pictures = [], []
     for seed in seeds:
-        start = generator.noise(1, height, width, seed)
+        start = drawn = generator.noise(1, height, width, seed)
         if isinstance(adapter, NoiseHypernetwork):
-            start = adapter.modulate(start, conditioning, strength, iterations)
-        painter = adapter if adapter is not None and not isinstance(adapter, NoiseHypernetwork) else generator
+            start = adapter.modulate(drawn, conditioning, strength, iterations)
+        finetuned = adapter is not None and not isinstance(adapter, NoiseHypernetwork)
+        denoiser, between = adapter.network if finetuned else None, added_noise(between_steps, drawn, start)
         starts.append(start.cpu())
-        pictures.append(painter.generate(start, conditioning, steps, seed).float().cpu())
+        pictures.append(generator.generate(start, conditioning, steps, seed, denoiser, between).float().cpu())
     return torch.cat(starts), torch.cat(pictures)
 
 
@@ -184,9 +190,8 @@ def make_candidates(
     One after the other, and not by `best_of_n`, since all of them are told about in scores.json.
     """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
-    starts, images = make_pictures(
-        generator, adapter, conditioning, seeds, args.height, args.width, args.steps, args.strength, args.iterations
-    )
+    how = (args.height, args.width, args.steps, args.strength, args.iterations, args.between_steps)
+    starts, images = make_pictures(generator, adapter, conditioning, seeds, *how)
     made = Candidates(seeds, starts, images, {})
     if reward is None:
         return made
@@ -205,9 +210,11 @@ def optimized(
     """Those, each at the end of its ReNO, best first; their scores before are under `before_reno`."""
     starts, pictures = [], []
     for seed, start in zip(made.seeds, made.starts, strict=True):
-        text = reward.encode_text([prompt])
-        x0, lr = start[None].to(generator.device), args.reno_lr
-        path = reno_path(generator, reward, x0, conditioning, text, args.reno, lr=lr, steps=args.steps, seed=seed)
+        text, moved = reward.encode_text([prompt]), start[None].to(generator.device)
+        x0 = generator.noise(1, args.height, args.width, seed)
+        settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed, "between_steps": args.between_steps}
+        settings["start"] = lambda *_, moved=moved: moved
+        path = reno_path(generator, reward, x0, conditioning, text, args.reno, **settings)
         for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
             found = best
         starts.append(found.x0.cpu())
@@ -238,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with about("adapter"):
             adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
+    generator.check_between_steps(args.between_steps)
 
     folder = Path(args.save_dir)
     shown: dict[str, list] = {name: [] for name in adapters}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter
+from hypernoise_core.noise import added_noise
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,
@@ -73,7 +73,7 @@ class Run:
         self._saved = self._position() if resumed and resumed.parent.parent == folder else None
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
-            self._samples = _Samples(trainer.generator, sample_prompts)
+            self._samples = _Samples(trainer, sample_prompts)
             self._rewind_metrics(resumed, state)
             self._trackers = Trackers(args.tracker_names, folder, trainer.step)
 
@@ -164,23 +164,26 @@ class Run:
 
     def _grid(self, path: Path) -> None:
         with self.trainer.averaged() as adapter:
-            after = self._samples.make(adapter, self.trainer.config.steps)
-        before = self._samples.make(None, self.trainer.config.steps)
+            after = self._samples.make(adapter)
+        before = self._samples.make(None)
         name = "HyperNoise" if self.trainer.config.train_type == "noise" else "fine-tuned"
         comparison_grid(path, [("base", before), (name, after)], self.prompts)
 
 
 class _Samples:
-    def __init__(self, generator: Generator, prompts: list[str]):
-        self.generator = generator
-        self.conditioning = generator.encode(prompts)
-        self.x0 = torch.cat([generator.noise(1, seed=SAMPLE_SEED + i) for i in range(len(prompts))])
+    def __init__(self, trainer: Trainer, prompts: list[str]):
+        self.generator, self.config = trainer.generator, trainer.config
+        self.conditioning = self.generator.encode(prompts)
+        self.seeds = range(SAMPLE_SEED, SAMPLE_SEED + len(prompts))
+        self.x0 = torch.cat([self.generator.noise(1, seed=seed) for seed in self.seeds])
 
     @torch.no_grad()
-    def make(self, adapter: Adapter | None, steps: int):
+    def make(self, adapter: Adapter | None):
+        how = (self.x0, self.conditioning, self.config.steps, self.seeds)
         if adapter is None:
-            return to_images(self.generator.generate(self.x0, self.conditioning, steps))
-        return to_images(adapter.generate(self.x0, self.conditioning, steps))
+            between = added_noise(self.config.between_steps, self.x0, self.x0)
+            return to_images(self.generator.generate(*how, between=between))
+        return to_images(adapter.generate(*how, between_steps=self.config.between_steps))
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -1,7 +1,7 @@
 """The protocol of a generator: the frozen few-step model g_θ behind a handful of methods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from ..layers import is_target
+from ..noise import BetweenSteps, First, KeptNoise
 from ..reading import Reading, inputs_of, tokens_as_grid
 from ..settings import SettingError
 
@@ -40,6 +41,11 @@ class Generator(ABC):
         """Sides of pictures are multiples of this many pixels."""
         return self.latent_scale
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether its sampler adds noise between steps. One that does not keeps what it starts from by itself."""
+        return False
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """The conditioning of each prompt, without gradients. Costs a text encoder call: cache the result."""
@@ -57,9 +63,13 @@ class Generator(ABC):
 
     def read(self, x0: Tensor, conditioning: TensorBatch) -> Reading:
         """What the frozen denoiser makes of unit noise `x0` [B, C, h, w]: one call, differentiable in `x0`."""
-        with inputs_of(self.denoiser.get_submodule(self.last_layer)) as received:
-            prediction = self.first_call(self.denoiser, x0, conditioning)
-        return Reading(self.clean(x0, prediction).float(), self.as_grid(received[-1], *x0.shape[-2:]))
+        return self._read(self.denoiser, x0, lambda: self.first_call(self.denoiser, x0, conditioning))[1]
+
+    def _read(self, denoiser: nn.Module, x0: Tensor, call: Callable[[], Tensor]) -> tuple[Tensor, Reading]:
+        """What `call`, a call of `denoiser` on x0, returns, and the reading of it."""
+        with inputs_of(denoiser.get_submodule(self.last_layer)) as received:
+            prediction = call()
+        return prediction, Reading(self.clean(x0, prediction).float(), self.as_grid(received[-1], *x0.shape[-2:]))
 
     def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
         """What entered the last layer as a grid [B, F, h', w'] over latents of `height` x `width` cells. A family whose
@@ -87,9 +97,16 @@ class Generator(ABC):
 
     @abstractmethod
     def denoise(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int,
+        seed: int | Sequence[int],
+        denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
-        """From unit noise [B, C, h, w] to clean latents [B, C, h, w]."""
+        """From unit noise [B, C, h, w] to clean latents [B, C, h, w]; arguments and errors as of `generate`."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -104,22 +121,63 @@ class Generator(ABC):
         x0: Tensor,
         conditioning: TensorBatch,
         steps: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] from unit noise, differentiable in `x0` at any number of steps.
 
-        `seed` draws the noise that some families add between steps; `denoiser` replaces the generator's own (a
-        fine-tuned one).
+        Args:
+            seed: draws the noise that some families add between steps, independent of `noise(seed)`: one for the whole
+                batch, as the pipelines take it, or one of each picture, so that a batch equals its pictures one by one.
+            denoiser: in place of the generator's own, such as a fine-tuned one.
+            between: unit noise [B, C, h, w] that is added between steps in place of a fresh draw: the clean prediction
+                gets as much of it as the scheduler has noise at the next step.
+            first: moves the noise that is kept, without a call of its own: the first of two or more steps is a reading
+                of x0, and what `first` returns for it, [B, C, h, w], is added to that noise from then on.
+
+        Raises:
+            ValueError: fewer than 1 step; `between` where no noise is added; `first` with a single step, or where fresh
+                noise is added between steps.
         """
         if steps < 1:
             raise SettingError("{steps} is {}: give at least 1", steps)
-        return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser))
+        return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser, between, first))
+
+    def check_between_steps(self, between_steps: BetweenSteps) -> None:
+        """Raises ValueError where there is no choice but `fresh`."""
+        if between_steps != "fresh" and not self.adds_noise:
+            raise SettingError(
+                "{between_steps} is {}, and the sampler of {} adds no noise between steps: it keeps what it starts from "
+                "by itself; leave it at fresh",
+                between_steps,
+                self.name,
+            )
+
+    def _kept(
+        self, x0: Tensor, denoiser: nn.Module | None, steps: int, between: Tensor | None, first: First | None
+    ) -> KeptNoise:
+        """What a run of the sampler keeps; errors as of `generate`."""
+        if between is not None and not self.adds_noise:
+            raise ValueError(f"between is given, and {self.name} adds no noise between steps: leave it out")
+        if between is not None and between.shape != x0.shape:
+            raise ValueError(f"between has shape {list(between.shape)}; it must be that of x0, {list(x0.shape)}")
+        if first is not None and steps < 2:
+            raise ValueError(f"first is given and steps is {steps}: a reading is free only where another step follows")
+        if first is not None and between is None and self.adds_noise:
+            raise ValueError(
+                f"first moves the noise that is kept, and {self.name} adds fresh noise between steps: give between as "
+                "well, such as x0"
+            )
+        return KeptNoise(lambda call: self._read(denoiser or self.denoiser, x0, call), between, first)
 
     def noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor:
-        """Unit Gaussian noise [batch, C, height / f, width / f], float32, equal on every machine for one seed.
+        """Unit Gaussian noise [batch, C, height / f, width / f], float32, equal on every machine for one seed, and what
+        ComfyUI draws for it.
 
-        `height` and `width` are in pixels and default to `default_size`.
+        `height` and `width` are in pixels and default to `default_size`. torch's CPU generator reads the low 32 bits of
+        a seed only, here as in ComfyUI: seeds that are equal in them draw equal noise.
         """
         height, width = height or self.default_size, width or self.default_size
         if height < 1 or width < 1 or height % self.size_multiple or width % self.size_multiple:

@@ -1,5 +1,8 @@
 """FLUX.1-schnell (Black Forest Labs 2024): a rectified-flow transformer on packed latents."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -7,6 +10,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
 MAX_TOKENS = 256
@@ -30,43 +34,58 @@ class Flux(DiffusersGenerator):
     def size_multiple(self) -> int:
         return 2 * self.latent_scale
 
+    @property
+    def adds_noise(self) -> bool:
+        return bool(self.pipeline.scheduler.config.get("stochastic_sampling"))
+
     def _encode(self, prompts: list[str]) -> TensorBatch:
         tokens = min(MAX_TOKENS, self.pipeline.tokenizer_2.model_max_length)
         embeds, pooled, _ = self.pipeline.encode_prompt(prompts, None, device=self.device, max_sequence_length=tokens)
         return TensorBatch({"embeds": embeds, "pooled": pooled})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
-        return unpack(self._call(denoiser, pack(x0), 1.0, conditioning, x0.shape), x0.shape)
+        return self._call(denoiser, x0, 1.0, conditioning)
 
     def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
         return x0 - prediction
 
     def denoise(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int,
+        seed: int | Sequence[int],
+        denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
-        x = pack(x0)
-        scheduler = self._scheduler(steps, tokens=x.shape[1], device=x0.device)
-        random = torch.Generator("cpu").manual_seed(seed)
-        for t in scheduler.timesteps:
-            v = self._call(denoiser or self.denoiser, x, float(t) / 1000, conditioning, x0.shape)
-            x = scheduler.step(v, t, x, generator=random, return_dict=False)[0]
-        return unpack(x, x0.shape)
+        kept = self._kept(x0, denoiser, steps, between, first)
+        scheduler = self._scheduler(steps, tokens=x0[0, 0].numel() // 4, device=x0.device)
+        x, random = x0, streams(seed, len(x0))
+        for t, (s, after) in zip(scheduler.timesteps, pairwise(scheduler.sigmas), strict=True):
+            v = kept.call(self._call, denoiser or self.denoiser, x, float(t) / 1000, conditioning)
+            clean = x - s * v
+            x = kept.moved(scheduler.step(v, t, x, generator=random, return_dict=False)[0], after)
+            if kept.between is not None:
+                x = (1 - after) * clean + after * kept.between
+        return x
 
-    def _call(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch, shape: torch.Size) -> Tensor:
-        """The velocity at packed x = s z + (1 - s) x̂ [B, tokens, 4 C], in float32; `shape` is that of x unpacked."""
+    def _call(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:
+        """The velocity at x = s z + (1 - s) x̂ [B, C, h, w], in float32."""
         dtype, batch = self.denoiser.dtype, len(x)
         embeds = conditioning["embeds"].to(dtype)
         with_guidance = self.denoiser.config.guidance_embeds
-        return denoiser(
-            hidden_states=x.to(dtype),
+        tokens = denoiser(
+            hidden_states=pack(x).to(dtype),
             timestep=torch.full((batch,), s, dtype=dtype, device=x.device),
             guidance=torch.full((batch,), GUIDANCE_SCALE, device=x.device) if with_guidance else None,
             pooled_projections=conditioning["pooled"].to(dtype),
             encoder_hidden_states=embeds,
             txt_ids=torch.zeros(embeds.shape[1], 3, dtype=dtype, device=x.device),
-            img_ids=_positions(shape[-2] // 2, shape[-1] // 2).to(x.device, dtype),
+            img_ids=_positions(x.shape[-2] // 2, x.shape[-1] // 2).to(x.device, dtype),
             return_dict=False,
-        )[0].float()
+        )[0]
+        return unpack(tokens.float(), x.shape)
 
     def _scheduler(self, steps: int, tokens: int, device: torch.device) -> FlowMatchEulerDiscreteScheduler:
         config = self.pipeline.scheduler.config

@@ -1,10 +1,14 @@
 """SANA-Sprint (Chen et al. 2025, arXiv 2503.09641): TrigFlow with a linear-attention transformer and a DC-AE."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from diffusers import SanaSprintPipeline, SCMScheduler
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
 GUIDANCE_SCALE = 4.5
@@ -50,9 +54,21 @@ class SanaSprint(DiffusersGenerator):
             return_dict=False,
         )[0].float()
 
+    @property
+    def adds_noise(self) -> bool:
+        return True
+
     def denoise(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int,
+        seed: int | Sequence[int],
+        denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
+        kept = self._kept(x0, denoiser, steps, between, first)
         scheduler = SCMScheduler.from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(
             steps,
@@ -62,13 +78,15 @@ class SanaSprint(DiffusersGenerator):
         )
         scheduler.set_begin_index(0)
         sigma_data = scheduler.config.sigma_data
-        random = torch.Generator("cpu").manual_seed(seed)
+        random = streams(seed, len(x0))
         x = x0 * sigma_data
-        for t in scheduler.timesteps[:-1]:
+        for t, after in pairwise(scheduler.timesteps):
             s = t.sin() / (t.cos() + t.sin())
             norm = (s**2 + (1 - s) ** 2).sqrt()
             flow_input = x / sigma_data * norm
-            v = self.predict(denoiser or self.denoiser, flow_input, s.expand(len(x)), conditioning)
+            v = kept.call(self.predict, denoiser or self.denoiser, flow_input, s.expand(len(x)), conditioning)
             trigflow = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s**2) * v) / norm * sigma_data
             x, clean = scheduler.step(trigflow, t, x, generator=random, return_dict=False)
+            if kept.between is not None:
+                x = after.cos() * clean + after.sin() * kept.between * sigma_data
         return clean / sigma_data

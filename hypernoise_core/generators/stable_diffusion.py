@@ -1,12 +1,16 @@
 """SD-Turbo and SDXL-Turbo (Sauer et al. 2023, arXiv 2311.17042): a UNet that predicts the noise, without guidance."""
 
 import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import zip_longest
 
 import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
 
@@ -27,11 +31,14 @@ class StableDiffusion(DiffusersGenerator):
 
     def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
         x, t = self._first_input(x0)  # variance-preserving whatever the scheduler: x = √ᾱ x̂ + √(1 - ᾱ) z
-        scheduler = self.pipeline.scheduler
-        kept = scheduler.alphas_cumprod[int(t)].to(x)
-        if scheduler.config.prediction_type == "v_prediction":
-            return kept.sqrt() * x - (1 - kept).sqrt() * prediction
-        return (x - (1 - kept).sqrt() * prediction) / kept.sqrt()
+        kept = self.pipeline.scheduler.alphas_cumprod[int(t)].to(x)
+        return self._clean(x, prediction, kept.sqrt(), (1 - kept).sqrt())
+
+    def _clean(self, x: Tensor, prediction: Tensor, share: Tensor, amount: Tensor) -> Tensor:
+        """x̂, from what the UNet saw, x = share · x̂ + amount · z, and what it returned."""
+        if self.pipeline.scheduler.config.prediction_type == "v_prediction":
+            return share * x - amount * prediction
+        return (x - amount * prediction) / share
 
     def _first_input(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """What the UNet sees of unit noise, and the timestep."""
@@ -39,17 +46,43 @@ class StableDiffusion(DiffusersGenerator):
         t = scheduler.timesteps[0]
         return scheduler.scale_model_input(x0 * scheduler.init_noise_sigma, t), t
 
+    @cached_property
+    def adds_noise(self) -> bool:
+        """Told by a step from nothing to nothing."""
+        scheduler, nothing = self._scheduler(2, torch.device("cpu")), torch.zeros(1, 1, 8, 8)
+        t = scheduler.timesteps[0]
+        x = scheduler.scale_model_input(nothing, t)
+        return bool(scheduler.step(nothing, t, x, **_options(scheduler, 0, 1), return_dict=False)[0].any())
+
     def denoise(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int,
+        seed: int | Sequence[int],
+        denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
+        kept = self._kept(x0, denoiser, steps, between, first)
         scheduler = self._scheduler(steps, x0.device)
-        options = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            options["generator"] = torch.Generator("cpu").manual_seed(seed)
+        if kept.changes and scheduler.order > 1:
+            raise ValueError(f"between and first need a scheduler of one call a step; {self.name} has another")
+        options = _options(scheduler, seed, len(x0))
         x = x0 * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            noise = self._call(denoiser or self.denoiser, scheduler.scale_model_input(x, t), t, conditioning)
-            x = scheduler.step(noise, t, x, **options, return_dict=False)[0]
+        for t, after in zip_longest(scheduler.timesteps, scheduler.timesteps[1:]):
+            seen = scheduler.scale_model_input(x, t)
+            before = _levels(scheduler, t) if kept.changes else None
+            prediction = kept.call(self._call, denoiser or self.denoiser, seen, t, conditioning)
+            x = scheduler.step(prediction, t, x, **options, return_dict=False)[0]
+            if after is None or not kept.changes:
+                continue
+            share, amount = _levels(scheduler, after)
+            x = kept.moved(x, amount)
+            if kept.between is not None:
+                norm = (before[0] ** 2 + before[1] ** 2).sqrt()
+                clean = self._clean(seen, prediction, before[0] / norm, before[1] / norm)
+                x = share * clean + amount * kept.between
         return x
 
     def _call(self, denoiser: nn.Module, x: Tensor, t: Tensor, conditioning: TensorBatch) -> Tensor:
@@ -97,3 +130,17 @@ class StableDiffusionXL(StableDiffusion):
         time_ids = torch.tensor([*size, 0, 0, *size], dtype=self.denoiser.dtype, device=x.device)
         pooled = conditioning["pooled"].to(self.denoiser.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids.expand(len(x), -1)}}
+
+
+def _options(scheduler: SchedulerMixin, seed: int | Sequence[int], batch: int) -> dict:
+    """What a step takes beside prediction, time and latents."""
+    takes = inspect.signature(scheduler.step).parameters
+    return {"generator": streams(seed, batch)} if "generator" in takes else {}
+
+
+def _levels(scheduler: SchedulerMixin, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(share, amount): the scheduler's latents are share · x̂ + amount · z at its present step, of timestep `t`."""
+    if scheduler.init_noise_sigma != 1:  # it counts in σ
+        return torch.ones(()), scheduler.sigmas[scheduler.step_index]
+    kept = scheduler.alphas_cumprod[int(t)]
+    return kept.sqrt(), (1 - kept).sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import TensorBatch
+from ..noise import BetweenSteps, added_noise
 from ..settings import SettingError
 
 if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
@@ -54,8 +55,20 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] for unit noise `x0` [B, C, h, w]."""
+    def generate(
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int = 1,
+        seed: int | Sequence[int] = 0,
+        *,
+        between_steps: BetweenSteps = "fresh",
+    ) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] for unit noise `x0` [B, C, h, w]; `seed` as for `Generator.generate`.
+
+        Raises:
+            ValueError: another `between_steps` than fresh, for a generator that adds no noise between steps.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trained weights; nothing else is ever trained."""
@@ -117,13 +130,16 @@ class NoiseHypernetwork(Adapter):
         x0: Tensor,
         conditioning: TensorBatch,
         steps: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         strength: float = 1.0,
         iterations: int = 1,
+        between_steps: BetweenSteps = "fresh",
     ) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] from the modulated noise."""
+        self.generator.check_between_steps(between_steps)
         start = self.modulate(x0, conditioning, strength, iterations)
-        return self.generator.generate(start, conditioning, steps, seed)
+        between = added_noise(between_steps, x0, start)
+        return self.generator.generate(start, conditioning, steps, seed, between=between)
 
 
 def with_norm_of(x: Tensor, reference: Tensor) -> Tensor:

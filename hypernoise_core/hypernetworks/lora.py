@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ..batch import TensorBatch
 from ..generators.base import Generator
 from ..layers import TARGETS, target_names
+from ..noise import BetweenSteps, added_noise
 from ..settings import SettingError
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
 from .adapter_fit import fit_adapter, misfit
@@ -156,9 +158,19 @@ class FineTunedDenoiser(DenoiserLora):
 
     kind = "finetune"
 
-    def generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0) -> Tensor:
+    def generate(
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int = 1,
+        seed: int | Sequence[int] = 0,
+        *,
+        between_steps: BetweenSteps = "fresh",
+    ) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] from the noise as it is, by the changed generator."""
-        return self.generator.generate(x0, conditioning, steps, seed, denoiser=self.network)
+        self.generator.check_between_steps(between_steps)
+        between = added_noise(between_steps, x0, x0)
+        return self.generator.generate(x0, conditioning, steps, seed, self.network, between)
 
 
 def _zero_layer(network: nn.Module, name: str) -> None:

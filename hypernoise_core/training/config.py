@@ -1,8 +1,9 @@
 """How an adapter is trained: every setting of a `Trainer`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from ..noise import BetweenSteps
 from ..objective import KLReduction
 from ..settings import SettingError, require
 
@@ -72,6 +73,9 @@ class TrainingConfig:
     """Moving average of the LoRA weights, which is what is then saved and shown."""
     steps: int = 1
     """Denoiser calls per picture while training."""
+    between_steps: BetweenSteps = "fresh"
+    """What a sampler that adds noise between steps adds: `fresh` noise; `keep`, the starting noise as it was drawn;
+    `keep-moved`, as the hypernetwork moved it."""
     height: int | None = None
     width: int | None = None
     """Of training pictures, in pixels; the generator's own size when not given."""
@@ -102,6 +106,8 @@ class TrainingConfig:
 
     def __post_init__(self):
         self._check_ranges()
+        if self.between_steps not in get_args(BetweenSteps):
+            raise SettingError("{between_steps} is {!r}: give one of {}", self.between_steps, get_args(BetweenSteps))
         if self.gradient_checkpointing not in (False, True, "hypernetwork"):
             raise SettingError(
                 "{gradient_checkpointing} is {!r}: give true, false or hypernetwork", self.gradient_checkpointing

@@ -15,6 +15,7 @@ from ..generators.base import Generator
 from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
 from ..hypernetworks.lora import LoraHypernetwork
 from ..hypernetworks.warm_start import LastLayerRegression, scale_last_layer_
+from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SHARED_NOISE, added_noise, derive_seed
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
@@ -83,6 +84,7 @@ class Trainer:
             raise SettingError("{held_out} would never be measured: set {diagnostics_every} or {validate_every}")
         _check_kind(config)
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
+        generator.check_between_steps(config.between_steps)
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
             generator.checkpoint_gradients()
@@ -156,7 +158,7 @@ class Trainer:
     def _make_teacher(self) -> Teacher:
         trains_itself = not isinstance(self.adapter, NoiseHypernetwork)
         denoiser = self.adapter.network if trains_itself else None
-        return GradientTeacher(self.generator, self.reward, self.config.steps, denoiser)
+        return GradientTeacher(self.generator, self.reward, self.config.steps, denoiser, self.config.between_steps)
 
     def _make_regression(self) -> LastLayerRegression | None:
         if not self.config.warm_start_pictures or self.config.train_type != "noise":
@@ -173,6 +175,8 @@ class Trainer:
         size = [self.config.height or self.generator.default_size, self.config.width or self.generator.default_size]
         rewards = ",".join(f"{name}={weight:g}" for name, weight in self.reward.weights.items())
         kl = f"l2_{self.config.kl_reduction}, temperature {self.config.temperature:g}"
+        if self.config.between_steps != "fresh":
+            training["between_steps"] = self.config.between_steps
         with self.averaged():
             self.adapter.save(
                 path, resolution=f"{size[1]}x{size[0]}", rewards=rewards, kl=kl, steps_trained=self.step, **training
@@ -193,11 +197,11 @@ class Trainer:
 
     def diagnose(self) -> dict[str, float]:
         """Measure the terms that the L2 penalty leaves out, on one batch (at most 8 pictures) of its own noise."""
-        count = min(8, self.config.batch_size)
-        random = torch.Generator().manual_seed(self.step)
+        count, seed = min(8, self.config.batch_size), derive_seed(self.config.seed, DIAGNOSTICS, self.step)
+        random = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(self._conditioning), (count,), generator=random)
         conditioning = self._conditioning.rows(rows.tolist())
-        x0 = self.generator.noise(count, self.config.height, self.config.width, seed=self.step)
+        x0 = self.generator.noise(count, self.config.height, self.config.width, seed)
 
         def f(x: Tensor) -> Tensor:
             return self.adapter(x, conditioning)
@@ -226,7 +230,7 @@ class Trainer:
             for part in self._draw(self._next_seed()):
                 start = part.x0.detach().requires_grad_()
                 clip = PerSampleClip(config.reward_grad_clip)
-                images = self.generator.generate(clip.attach(start), part.conditioning, config.steps)
+                images = self._pictures(clip.attach(start), part)
                 reward = self.reward.score(images, part.text).sum() / config.temperature
                 (ascent,) = torch.autograd.grad(reward, start)
                 if ascent.isfinite().all():  # the first training step will name the reward at fault
@@ -257,11 +261,15 @@ class Trainer:
             for part in self._draw(self._next_seed()):
                 delta = self.adapter(part.x0, part.conditioning)
                 for i, length in enumerate(STEP_LENGTHS):
-                    images = self.generator.generate(part.x0 + length * delta, part.conditioning, config.steps)
+                    images = self._pictures(part.x0 + length * delta, part)
                     kl = kl_l2(length * delta, config.kl_reduction)
                     losses[i] += (kl - self.reward.score(images, part.text) / config.temperature).sum()
         processes.sum_([losses])
         scale_last_layer_(self.adapter, STEP_LENGTHS[int(losses.argmin())])
+
+    def _pictures(self, start: Tensor, part: Lesson) -> Tensor:
+        between = added_noise(self.config.between_steps, part.x0, start)
+        return self.generator.generate(start, part.conditioning, self.config.steps, part.seeds, between=between)
 
     def _next_seed(self) -> int:
         return int(torch.randint(2**62, (), generator=self.random))
@@ -292,7 +300,7 @@ class Trainer:
             passes = [
                 self._forward_backward(part)
                 for i in range(config.accumulation_steps)
-                for part in self._draw(step_seed + i)
+                for part in self._draw(derive_seed(step_seed, ACCUMULATED_BATCH, i))
             ]
             processes.sum_(p.grad for p in self.parameters if p.grad is not None)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
@@ -395,10 +403,11 @@ class Trainer:
         share = config.batch_size // processes.count()
         size = min(config.micro_batch_size or share, share)
         first = processes.rank() * share
+        seeds = [derive_seed(seed, PICTURE, i) for i in range(config.batch_size)]
         for i in range(first, first + share, size):
             mine = slice(i, min(i + size, first + share))
             conditioning, text = self._conditioning.rows(rows[mine]), self._text.rows(rows[mine])
-            yield Lesson(x0[mine], conditioning, text, seed + i, before[mine], remaining[mine])
+            yield Lesson(x0[mine], conditioning, text, seeds[mine], before[mine], remaining[mine])
 
     def _readings(self) -> tuple[Tensor, Tensor]:
         """For each picture of a batch, how many readings it has behind it and how many are to come, [B] each. One that
@@ -420,7 +429,7 @@ class Trainer:
         if kind in ("one", "multi"):
             seed = config.seed
         elif kind == "batch":
-            seed = self.step
+            seed = derive_seed(config.seed, SHARED_NOISE, self.step)
         count = 1 if kind in ("one", "batch") else config.batch_size
         x0 = self.generator.noise(count, config.height, config.width, seed)
         return x0.expand(config.batch_size, *x0.shape[1:])

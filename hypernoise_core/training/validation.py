@@ -9,6 +9,7 @@ from torch import Tensor
 from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
 from ..hypernetworks import Adapter
+from ..noise import added_noise
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from ..settings import Message
@@ -104,9 +105,13 @@ class Validation:
     def _batch(self, adapter: Adapter | None, rows: list[int], seeds: range) -> tuple[Tensor, dict[str, Tensor]]:
         config, generator = self._config, self._generator
         conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
-        x0 = torch.cat([generator.noise(1, config.height, config.width, FIRST_SEED + i) for i in seeds])
-        make = generator.generate if adapter is None else adapter.generate
-        images = make(x0, conditioning, config.steps, FIRST_SEED + seeds[0])
+        own = [FIRST_SEED + i for i in seeds]
+        x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in own])
+        if adapter is None:
+            between = added_noise(config.between_steps, x0, x0)
+            images = generator.generate(x0, conditioning, config.steps, own, between=between)
+        else:
+            images = adapter.generate(x0, conditioning, config.steps, own, between_steps=config.between_steps)
         total = self._reward.combine(self._reward.scores(images, text))
         return images, {"reward": total, **self._reward.scores(images, text, self._names())}
 

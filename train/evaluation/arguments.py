@@ -10,6 +10,7 @@ from hypernoise_core.evaluation.clip import CLIP_B
 from hypernoise_core.evaluation.detector import MASK2FORMER
 from hypernoise_core.evaluation.distances import DINOV2
 from hypernoise_core.evaluation.vqa import BLIP_VQA
+from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.rewards.clip import CLIP_L
 from hypernoise_core.settings import require
 
@@ -39,6 +40,9 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     (the base alone) for others."""
     steps: str = "1"
     """Denoiser calls per picture, such as 1 or 1,2,4."""
+    between_steps: BetweenSteps = "fresh"
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
+    starting noise as it was drawn; keep-moved, as the adapter moved it."""
     strength: float = 1.0
     """Of a noise hypernetwork."""
     iterations: int = 1

@@ -9,24 +9,34 @@ from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, load_adapter
+from hypernoise_core.noise import BetweenSteps, added_noise
 
 from .arguments import EvaluateArguments
 
 
-def base_method(generator: Generator, steps: int = 1) -> Method:
+def base_method(generator: Generator, steps: int = 1, between_steps: BetweenSteps = "fresh") -> Method:
     """The generator as it is."""
-    return lambda x0, conditioning, text: Made(generator.generate(x0, conditioning, steps), x0)
+    return lambda x0, conditioning, text: Made(
+        generator.generate(x0, conditioning, steps, between=added_noise(between_steps, x0, x0)), x0
+    )
 
 
-def adapter_method(adapter: Adapter, steps: int = 1, strength: float = 1.0, iterations: int = 1) -> Method:
+def adapter_method(
+    adapter: Adapter,
+    steps: int = 1,
+    strength: float = 1.0,
+    iterations: int = 1,
+    between_steps: BetweenSteps = "fresh",
+) -> Method:
     """The generator with a noise hypernetwork, or the fine-tuned one."""
     generator = adapter.generator
 
     def method(x0, conditioning, text) -> Made:
         if isinstance(adapter, NoiseHypernetwork):
             start = adapter.modulate(x0, conditioning, strength, iterations)
-            return Made(generator.generate(start, conditioning, steps), start)
-        return Made(adapter.generate(x0, conditioning, steps), x0)
+            between = added_noise(between_steps, x0, start)
+            return Made(generator.generate(start, conditioning, steps, between=between), start)
+        return Made(adapter.generate(x0, conditioning, steps, between_steps=between_steps), x0)
 
     return method
 
@@ -39,10 +49,12 @@ def compare(
     steps: int,
     strength: float = 1.0,
     iterations: int = 1,
+    between_steps: BetweenSteps = "fresh",
 ) -> tuple[Result, Result]:
     """(base, adapter) on the same cases."""
-    base = measure(generator, reward, base_method(generator, steps), todo)
-    return base, measure(generator, reward, adapter_method(adapter, steps, strength, iterations), todo)
+    base = measure(generator, reward, base_method(generator, steps, between_steps), todo)
+    method = adapter_method(adapter, steps, strength, iterations, between_steps)
+    return base, measure(generator, reward, method, todo)
 
 
 def report(base: Result, other: Result) -> dict:
@@ -75,7 +87,8 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
     adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
-        base, other = compare(generator, reward, adapter, todo, steps, args.strength, args.iterations)
+        how = (args.strength, args.iterations, args.between_steps)
+        base, other = compare(generator, reward, adapter, todo, steps, *how)
         reports[str(steps)] = report(base, other)
         rows = {f"base, {steps} step(s)": base.summary(), f"{adapter.kind}, {steps} step(s)": other.summary()}
         low, high = reports[str(steps)]["interval_95"]
@@ -83,4 +96,8 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
         print(f"detector {reports[str(steps)]['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]\n")
     if args.save_dir:
         with replacing(Path(args.save_dir) / "evaluation.json") as temporary:
-            temporary.write_text(json.dumps({"adapter": args.adapter_source, "steps": reports}, indent=1))
+            temporary.write_text(
+                json.dumps(
+                    {"adapter": args.adapter_source, "between_steps": args.between_steps, "steps": reports}, indent=1
+                )
+            )

@@ -1,6 +1,7 @@
 """The protocol of a teacher."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,8 +18,8 @@ class Lesson:
     conditioning: TensorBatch
     text: TensorBatch
     """The prompts as the reward encodes them."""
-    seed: int
-    """Of the noise between denoiser calls."""
+    seeds: Sequence[int]
+    """Of the noise between denoiser calls, one of each picture."""
     before: Tensor
     """Readings that each noise has behind it when it is learnt from, [B], on the CPU."""
     remaining: Tensor

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ...generators.base import Generator
+from ...noise import BetweenSteps, added_noise
 from ...rewards import RewardEnsemble
 from .base import Judged, Lesson, Teacher
 
@@ -13,12 +14,19 @@ class GradientTeacher(Teacher):
         denoiser: in the generator's place, where that is what trains.
     """
 
-    def __init__(self, generator: Generator, reward: RewardEnsemble, steps: int, denoiser: nn.Module | None = None):
+    def __init__(
+        self,
+        generator: Generator,
+        reward: RewardEnsemble,
+        steps: int,
+        denoiser: nn.Module | None = None,
+        between_steps: BetweenSteps = "fresh",
+    ):
         self.generator, self.reward, self.steps, self.denoiser = generator, reward, steps, denoiser
+        self.between_steps = between_steps
 
     def judge(self, start: Tensor, lesson: Lesson) -> Judged:
-        images = self.generator.generate(
-            start, lesson.conditioning, self.steps, seed=lesson.seed, denoiser=self.denoiser
-        )
+        between = added_noise(self.between_steps, lesson.x0, start)
+        images = self.generator.generate(start, lesson.conditioning, self.steps, lesson.seeds, self.denoiser, between)
         reward, scores = self.reward.judge(images, lesson.text)
         return Judged(reward, reward.detach(), scores, images.detach())
