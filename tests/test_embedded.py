@@ -13,7 +13,7 @@ from hypernoise_core.embedded.benchmark import PER_PROMPT, Made, cases, measure,
 from hypernoise_core.embedded.detector import detect, judge
 from hypernoise_core.embedded.prompts import CATEGORIES, Prompt, Want, prompts
 from hypernoise_core.embedded.scenes import SHAPES, Scene, Thing, draw, random_scene
-from train.evaluation.embedded import adapter_method, base_method
+from train.evaluation.embedded import method
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -95,8 +95,8 @@ def test_cases_are_paired_and_balanced():
 
 def test_the_benchmark_measures_what_it_says(generator, reward):
     todo = cases(60)
-    base = measure(generator, reward, base_method(generator), todo)
-    again = measure(generator, reward, base_method(generator), todo, batch=7)
+    base = measure(generator, reward, method(generator), todo)
+    again = measure(generator, reward, method(generator), todo, batch=7)
     assert np.array_equal(base.correct, again.correct)
     assert paired_interval(again, base) == (0, 0, 0)
     one_picture = measure(
@@ -115,9 +115,9 @@ def shipped(generator, reward):
     todo = cases(600)
     adapter = LoraHypernetwork.load(generator, HYPERNOISE_FILE)
     return (
-        measure(generator, reward, base_method(generator), todo),
-        measure(generator, reward, adapter_method(adapter), todo),
-        measure(generator, reward, base_method(generator, steps=4), todo),
+        measure(generator, reward, method(generator), todo),
+        measure(generator, reward, method(generator, adapter), todo),
+        measure(generator, reward, method(generator, steps=4), todo),
     )
 
 

@@ -1,42 +1,66 @@
 """The method end to end on the embedded generator, in minutes on a CPU: `make demo`.
 
-Trains three adapters from nothing: a noise hypernetwork on the embedded preference reward, and, on redness, a noise
+Trains three adapters from nothing, two at a time: a head on the embedded preference reward, and, on redness, a LoRA
 hypernetwork and a direct fine-tuning with the same budget. Judges them with the exact detector, which none of them was
-trained on, on held-out prompts and unseen seeds.
+trained on, on held-out prompts and unseen seeds, beside the LoRA and the head that are shipped.
 """
 
 import json
+import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from hypernoise_core import Generator, Trainer, load_generator, load_reward
+from hypernoise_core import Trainer, load_generator, load_reward
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Result, cases, measure
 from hypernoise_core.files import replacing
-from hypernoise_core.hypernetworks import Adapter
+from hypernoise_core.hypernetworks import load_adapter
+from hypernoise_core.hypernetworks.drawing import Modulation
 from hypernoise_core.settings import require
 
 from .cli import check_folders, in_arguments_of, parse, run_command
 from .config import RECIPES, TrainArguments
-from .evaluation.embedded import adapter_method, base_method, category_table, report, table
+from .evaluation.embedded import category_table, method, report, table
 from .pictures import comparison_grid, curves, spread, to_images
 from .run import FINAL_NAME, METRICS_NAME, Run
 
 PROG = "python -m train.demo"
 
 RUNS = {
-    "preference": "embedded",
+    "head": "embedded-head",
     "redness-noise": "embedded-redness",
     "redness-finetune": "embedded-redness-finetune",
 }
 """Folder of each run to its recipe."""
 
-TITLES = dict(zip(RUNS, ("HyperNoise", "redness HyperNoise", "redness fine-tuned"), strict=True))
+QUICK = {"head": {"batch_size": 32, "max_steps": 120}}
+"""What a run takes instead of its recipe's, to be done in two minutes."""
+
+ROWS = {
+    "base": (None, 1),
+    "LoRA, shipped": (str(HYPERNOISE_FILE), 1),
+    "head": ("head", 1),
+    "head, 3 readings": ("head", 3),
+    "head, 5 readings": ("head", 5),
+    "head, shipped, 5 readings": (str(HEAD_FILE), 5),
+    "redness HyperNoise": ("redness-noise", 1),
+    "redness fine-tuned": ("redness-finetune", 1),
+}
+"""Row of the table to (file, or run that left one; readings)."""
+
+SHOWN = "head, 3 readings"
+"""What the picture and the last line are about."""
+
+WORKERS = 2
+"""Processes, each of `--threads`."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +74,7 @@ class DemoArguments:
     scale: float = 1.0
     """Of the training steps: 0.1 for a quick look."""
     threads: int = 1
-    """CPU threads; 2 are about 1.5 times as fast on an idle machine."""
+    """CPU threads of each of the two processes."""
 
     def __post_init__(self):
         cases(self.n)
@@ -69,62 +93,75 @@ def main(argv: Sequence[str] | None = None) -> None:
     args: DemoArguments = parse(DemoArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
     folder, begun = Path(args.save_dir), time.perf_counter()
-    generator, judge_reward = load_generator("embedded"), load_reward("embedded")
-
-    adapters = {name: _train(generator, recipe, args.scale, folder / name) for name, recipe in RUNS.items()}
-    trained = time.perf_counter() - begun
-    with replacing(folder / FINAL_NAME) as temporary:
-        shutil.copyfile(folder / "preference" / FINAL_NAME, temporary)
-
-    todo = cases(args.n)
-    base = measure(generator, judge_reward, base_method(generator), todo)
-    results = {
-        TITLES[name]: measure(generator, judge_reward, adapter_method(adapter), todo)
-        for name, adapter in adapters.items()
-    }
-    _show(folder, base, results, trained)
+    with _workers(args.threads) as pool:
+        _all(pool, _train, [(name, args.scale, folder / name, i) for i, name in enumerate(RUNS)])
+        trained = time.perf_counter() - begun
+        with replacing(folder / FINAL_NAME) as temporary:
+            shutil.copyfile(folder / "head" / FINAL_NAME, temporary)
+        todo = [(folder / own / FINAL_NAME if own in RUNS else own, i, args.n) for own, i in ROWS.values()]
+        results = dict(zip(ROWS, _all(pool, _judge, todo), strict=True))
+    _show(folder, results, trained)
 
 
-def _train(generator: Generator, recipe: str, scale: float, folder: Path) -> Adapter:
-    """Train by a recipe into `folder`, emptied first; returns the adapter with its averaged weights."""
+@contextmanager
+def _workers(threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with the block, however it ends."""
+    pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _all(pool: ProcessPoolExecutor, function: Callable, arguments: list[tuple]) -> list:
+    return [future.result() for future in [pool.submit(function, *own) for own in arguments]]
+
+
+def _train(name: str, scale: float, folder: Path, line: int) -> None:
+    """Train by a recipe into `folder`, emptied first; the bar is on its own line of the screen."""
     shutil.rmtree(folder, ignore_errors=True)
-    args: TrainArguments = parse(TrainArguments, PROG, "", [], str(RECIPES / f"{recipe}.yaml"))
+    args: TrainArguments = parse(TrainArguments, PROG, "", [], str(RECIPES / f"{RUNS[name]}.yaml"))
     prompts, reward = args.load_prompts(), args.load_rewards()
-    config = args.training_config(sum(prompts.sizes))
+    config = replace(args.training_config(sum(prompts.sizes)), **QUICK.get(name, {}))
     config = replace(
         config,
         max_steps=max(2, round(scale * config.max_steps)),
         warm_start_pictures=round(scale * config.warm_start_pictures),
     )
-    trainer = Trainer(generator, reward, prompts, config)
-    Run(trainer, folder, spread(prompts.texts, 8), args).train()
+    trainer = Trainer(load_generator("embedded"), reward, prompts, config)
+    Run(trainer, folder, spread(prompts.texts, 8), args, title=name, line=line).train()
     if not trainer.finished:
         raise KeyboardInterrupt
-    return type(trainer.adapter).load(generator, folder / FINAL_NAME)
 
 
-def _show(folder: Path, base: Result, results: dict[str, Result], training_seconds: float) -> None:
-    """Write report.json, comparison.png and curves.png, and print the table."""
-    preference = report(base, results["HyperNoise"])
-    rows = {"base": base.summary()} | {name: result.summary() for name, result in results.items()}
+def _judge(file: str | Path | None, readings: int, n: int) -> Result:
+    """Pictures of one row, judged."""
+    generator, reward = load_generator("embedded"), load_reward("embedded")
+    adapter = None if file is None else load_adapter(generator, file)
+    return measure(generator, reward, method(generator, adapter, how=Modulation(iterations=readings)), cases(n))
+
+
+def _show(folder: Path, results: dict[str, Result], training_seconds: float) -> None:
+    """Write report.json, comparison.png, redness.png and curves.png, and print the table."""
+    base, shown = results["base"], results[SHOWN]
+    preference = report(base, shown)
+    rows = {name: result.summary() for name, result in results.items()}
     content = {
-        "preference": {"base": rows["base"], "hypernoise": rows["HyperNoise"]},
-        "preference_difference": {key: preference[key] for key in ("difference", "interval_95")},
-        "redness": {
-            "base": rows["base"],
-            "hypernoise": rows["redness HyperNoise"],
-            "finetune": rows["redness fine-tuned"],
-        },
+        "rows": rows,
+        "shown": SHOWN,
+        "difference": preference["difference"],
+        "interval_95": preference["interval_95"],
         "training_seconds": training_seconds,
     }
     with replacing(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
-    _picture(folder / "comparison.png", base, results["HyperNoise"])
-    _picture(folder / "redness.png", base, results["redness HyperNoise"], ("fine-tuned", results["redness fine-tuned"]))
+    _picture(folder / "comparison.png", base, shown)
+    tuned = ("fine-tuned", results["redness fine-tuned"])
+    _picture(folder / "redness.png", base, results["redness HyperNoise"], tuned)
     curves(folder / "curves.png", {name: folder / name / METRICS_NAME for name in RUNS})
     low, high = preference["interval_95"]
     print(f"\n{table(rows)}\n\n{category_table(rows)}")
-    print(f"\nHyperNoise - base: {preference['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]")
+    print(f"\n{SHOWN} - base: {preference['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]")
     print(f"{folder}/comparison.png shows the same seeds before and after; report.json holds these numbers")
 
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hypernoise_core import NoiseHypernetwork, RewardEnsemble, TensorBatch, load_hypernetwork
+from hypernoise_core import RewardEnsemble, TensorBatch, load_hypernetwork
 from hypernoise_core.device import check_device
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.hypernetworks import Adapter
-from hypernoise_core.noise import BetweenSteps, added_noise
+from hypernoise_core.hypernetworks import Adapter, NoiseHypernetwork
+from hypernoise_core.hypernetworks.drawing import Modulation, draw
+from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path
@@ -58,6 +59,9 @@ class GenerateArguments(ModelArguments, RewardArguments):
     between_steps: BetweenSteps = "fresh"
     """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
     starting noise as it was drawn; keep-moved, as the adapter moved it."""
+    free_reading: bool = False
+    """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
+    moved is kept from there. No extra call at all."""
     strength: float = 1.0
     """Of the adapter: 0 is the base picture, above 1 goes further than it was trained to."""
     iterations: int = 1
@@ -99,10 +103,22 @@ class GenerateArguments(ModelArguments, RewardArguments):
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
         check_folders(self, "save_dir")
+        if self.reno and self.free_reading:
+            raise ValueError("--reno moves the noise by its own gradient from the start: leave --free_reading out")
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"--best_of is {self.best_of}: give at least --n, {self.n}, of which the best are kept")
         require(self, ("reno",), lambda v: v >= 1, "at least 1 iteration, or leave it out for none")
         require(self, ("reno_lr",), lambda v: v > 0, "a number above 0, such as 5 as in ReNO's paper")
+
+    @property
+    def modulation(self) -> Modulation:
+        """How noise is moved."""
+        return Modulation(
+            strength=self.strength,
+            iterations=self.iterations,
+            between_steps=self.between_steps,
+            free_reading=self.free_reading,
+        )
 
     @property
     def searches(self) -> bool:
@@ -155,24 +171,19 @@ def make_pictures(
     height: int | None = None,
     width: int | None = None,
     steps: int = 1,
-    strength: float = 1.0,
-    iterations: int = 1,
-    between_steps: BetweenSteps = "fresh",
+    how: Modulation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(noise [N, C, h, w] that the pictures start from, pictures [N, 3, H, W] in [0, 1]), on the CPU.
+    """(noise [N, C, h, w] that the pictures come from, pictures [N, 3, H, W] in [0, 1]), on the CPU.
 
-    Pictures of one prompt, one for each of `seeds`: the generator's, or those with an adapter of either kind. One after
+    Pictures of one prompt, one for each of `seeds`: the generator's, or those with an adapter of any kind. One after
     the other, so that a picture depends on nothing but its own seed.
     """
     starts, pictures = [], []
     for seed in seeds:
-        start = drawn = generator.noise(1, height, width, seed)
-        if isinstance(adapter, NoiseHypernetwork):
-            start = adapter.modulate(drawn, conditioning, strength, iterations)
-        finetuned = adapter is not None and not isinstance(adapter, NoiseHypernetwork)
-        denoiser, between = adapter.network if finetuned else None, added_noise(between_steps, drawn, start)
+        drawn = generator.noise(1, height, width, seed)
+        start, picture = draw(generator, adapter, drawn, conditioning, steps, seed, how or Modulation())
         starts.append(start.cpu())
-        pictures.append(generator.generate(start, conditioning, steps, seed, denoiser, between).float().cpu())
+        pictures.append(picture.float().cpu())
     return torch.cat(starts), torch.cat(pictures)
 
 
@@ -190,7 +201,7 @@ def make_candidates(
     One after the other, and not by `best_of_n`, since all of them are told about in scores.json.
     """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
-    how = (args.height, args.width, args.steps, args.strength, args.iterations, args.between_steps)
+    how = (args.height, args.width, args.steps, args.modulation)
     starts, images = make_pictures(generator, adapter, conditioning, seeds, *how)
     made = Candidates(seeds, starts, images, {})
     if reward is None:
@@ -245,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with about("adapter"):
             adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
-    generator.check_between_steps(args.between_steps)
+    for adapter in adapters.values():
+        args.modulation.check(generator, adapter, args.steps)
 
     folder = Path(args.save_dir)
     shown: dict[str, list] = {name: [] for name in adapters}

@@ -55,6 +55,8 @@ class Run:
         sample_prompts: what the sample grids show, base above trained.
         args: how often things are written.
         resumed: the checkpoint that the trainer was loaded from, and what was in it.
+        title: of the progress bar.
+        line: of the screen that the bar is on, where several runs share it.
     """
 
     def __init__(
@@ -65,7 +67,10 @@ class Run:
         args: TrainArguments,
         resumed: Path | None = None,
         state: TrainerState | None = None,
+        title: str | None = None,
+        line: int | None = None,
     ):
+        self._title, self._line = title, line
         self.trainer, self.folder, self.prompts, self.args = trainer, folder, sample_prompts, args
         self.writes = processes.rank() == 0
         self.metrics_file, self.adapter_file = folder / METRICS_NAME, folder / FINAL_NAME
@@ -80,8 +85,10 @@ class Run:
     def train(self) -> None:
         """Train to the end, and save. Ctrl-C or SIGTERM, to whichever process, finishes the step and saves too."""
         trainer = self.trainer
-        bar = tqdm(total=trainer.config.max_steps, initial=trainer.step, dynamic_ncols=True, disable=not self.writes)
-        bar.set_description("hypernetwork" if trainer.config.train_type == "noise" else "fine-tuning")
+        steps = {"total": trainer.config.max_steps, "initial": trainer.step}
+        bar = tqdm(**steps, dynamic_ncols=True, disable=not self.writes, position=self._line)
+        kind = "hypernetwork" if trainer.config.train_type == "noise" else "fine-tuning"
+        bar.set_description(self._title or kind)
         with _stop_requested() as stop, bar:
             try:
                 for event in trainer.events():

@@ -10,7 +10,7 @@ from hypernoise_core.embedded.benchmark import PER_PROMPT
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 from .techniques import BY_RULES, Spec, spec_settings
-from .world import SHIPPED
+from .world import SHIPPED, SHIPPED_HEAD
 
 N = 900
 """Pictures of a row, but for the costly ones."""
@@ -25,7 +25,18 @@ ITERATED_STRENGTH = 0.75
 """Of each: as much detector as at 1 for two thirds of the KL, on training prompts."""
 MANY_STEPS = 16
 """From here on a row is costly."""
-ABLATION_SHARE = 0.15
+HEAD_READINGS = (1, 2, 3, 5, 8)
+"""Readings that the shipped head is measured at."""
+SEED_READINGS = (1, 3, 5)
+"""Those of every training seed's head: what nodes and commands offer."""
+SEVERAL_STEPS = (2, 4, 8)
+"""What is added between steps is compared at these."""
+HEAD_BEFORE_SEARCH = 3
+"""Readings before Best-of-N and ReNO go on from a head's noise."""
+TRAINED_STEPS = {1: ("fresh",), 2: ("fresh", "keep-moved"), 4: ("fresh", "keep-moved")}
+"""Steps that adapters are trained at to what is added between them: which training suits which sampling."""
+PER_TRAINED_STEPS = 5
+ABLATION_SHARE = 0.5
 """Of the recipe's steps and warm start, in every run of an ablation: they compare with one another."""
 RANKS = (8, 16, 32, 64)
 MAIN_RANK = 32
@@ -38,7 +49,7 @@ FINETUNE = ("--train_type=finetune", "--reward_grad_clip=null", "--ema_decay=nul
 OVER_OPTIMISED, GENTLE = "--lr=1e-3", "--lr=1e-4"
 """Fine-tuning at the first collapses before its reward has risen far, so that stopping it early shows nothing: what is
 stopped at HyperNoise's reward is trained at the second."""
-GENTLE_SHARE = 0.3
+GENTLE_SHARE = 1.0
 SMALL_SCALE, SMALL_BATCH = 0.02, 2
 REDNESS_IN_ENSEMBLE = 25.0
 HARD_QUANTILE = 0.8
@@ -93,6 +104,8 @@ def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Ro
     rows = [
         *training_rows(scale, seed),
         *technique_rows(sizes),
+        *head_rows(sizes, scale, seed),
+        *between_steps_rows(sizes, scale, seed),
         *search_rows(sizes, rewriter),
         *ablation_rows(sizes, scale, seed),
         *further_rows(sizes, scale, seed),
@@ -115,10 +128,10 @@ def training_rows(scale: float, seed: int) -> list[Row]:
     rows = []
     for own in SEEDS:
         watched = {"snapshots": 3, "diagnostics_every": 10} if own == SEEDS[0] else {}
-        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=210))
+        rows.append(Row(hypernoise(own), "trained", by_recipe(scale, seed + own, **watched), seconds=70))
     finetune = by_recipe(scale, seed, arguments=[*FINETUNE, OVER_OPTIMISED])
     gentle = by_recipe(scale, seed, share=GENTLE_SHARE, arguments=[*FINETUNE, GENTLE], snapshots=24)
-    rows.append(Row("finetune", "trained", finetune, seconds=200))
+    rows.append(Row("finetune", "trained", finetune, seconds=70))
     rows.append(Row("finetune-gentle", "trained", gentle, seconds=60))
     matched = {"of": "finetune-gentle", "reference": hypernoise(0), "probe": max(30, round(240 * min(scale, 1)))}
     rows.append(Row("finetune-matched", "stopped", matched, needs=("finetune-gentle", hypernoise(0)), seconds=20))
@@ -153,6 +166,74 @@ def technique_rows(sizes: Sizes) -> list[Row]:
     return rows
 
 
+def head(seed: int) -> str:
+    return f"head-{seed}"
+
+
+def read_again(name: str, adapter: str, readings: tuple[int, ...]) -> dict[str, Spec]:
+    """Record name to technique: one step from noise that was read so often."""
+    names = {i: f"{name}-1" if i == 1 else f"{name}-1x{i}" for i in readings}
+    return {names[i]: Spec(adapter=adapter, iterations=i) for i in readings}
+
+
+def head_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
+    """The head: three training seeds, the shipped one, and searches from where it leads."""
+    rows = []
+    for own in SEEDS:
+        settings = by_recipe(scale, seed + own, "embedded-head")
+        rows.append(Row(head(own), "trained", settings, seconds=870))
+        specs = read_again(head(own), head(own), SEED_READINGS)
+        rows.append(measuring(f"{head(own)}-readings", sizes, specs, 70, (head(own),)))
+    rows.append(
+        measuring(f"{SHIPPED_HEAD}-readings", sizes, read_again(SHIPPED_HEAD, SHIPPED_HEAD, HEAD_READINGS), 140)
+    )
+    start = {"adapter": SHIPPED_HEAD, "iterations": HEAD_BEFORE_SEARCH}
+    for name, at, spec in (
+        ("head-best-of", HEAD_BEST_OF, Spec(best_of=max(HEAD_BEST_OF.values()), **start)),
+        ("head-reno", HEAD_RENO, Spec(reno=max(HEAD_RENO.values()), **start)),
+    ):
+        rows.append(Row(name, "searched", {"spec": spec_settings(spec), "at": at, **sizes.cases(PER_RENO)}, (), 60))
+    return rows
+
+
+def between_steps_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
+    """What is added between steps, for the base and for what is shipped; and adapters that were trained at several
+    steps in either way."""
+    rows = []
+    for s in SEVERAL_STEPS:
+        specs = {
+            f"base-{s}-keep": Spec(steps=s, between_steps="keep"),
+            f"{SHIPPED}-{s}-fresh": Spec(adapter=SHIPPED, steps=s),
+            f"{SHIPPED}-{s}-keep-moved": Spec(adapter=SHIPPED, steps=s, between_steps="keep-moved"),
+            f"{SHIPPED_HEAD}-{s}-fresh": Spec(adapter=SHIPPED_HEAD, steps=s),
+            f"{SHIPPED_HEAD}-{s}-keep": Spec(adapter=SHIPPED_HEAD, steps=s, between_steps="keep"),
+            f"{SHIPPED_HEAD}-{s}-keep-moved": Spec(adapter=SHIPPED_HEAD, steps=s, between_steps="keep-moved"),
+            f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True),
+        }
+        rows.append(measuring(f"between-{s}-steps", sizes, specs, 7 * (8 + 3.5 * s)))
+    for trained, ways in TRAINED_STEPS.items():
+        for way in ways:
+            name, arguments = trained_at(trained, way), [f"--steps={trained}", f"--between_steps={way}"]
+            rows.append(Row(name, "trained", ablation(scale, seed, *arguments), seconds=25 + 20 * trained))
+            judged = ("fresh", "keep-moved") if trained == 1 else (way,)
+            specs = {
+                f"{name}-at-{s}-{own}": Spec(adapter=name, steps=s, between_steps=own)
+                for s in (1, *SEVERAL_STEPS)
+                for own in judged
+                if s > 1 or own == judged[0]
+            }
+            settings = {"specs": {k: spec_settings(v) for k, v in specs.items()}, **sizes.cases(PER_TRAINED_STEPS)}
+            rows.append(Row(f"{name}-measured", "measured", settings, (name,), 50))
+    return rows
+
+
+def trained_at(steps: int, way: str) -> str:
+    """The name of an adapter that was trained at several steps."""
+    return f"trained-at-{steps}-{way}"
+
+
+HEAD_BEST_OF = {"head-best-of-2": 2, "head-best-of-4": 4}
+HEAD_RENO = {"head-reno-5": 5}
 BEST_OF = {"base-best-of-2": 2, "base-best-of-4": 4, "base-best-of-8": 8}
 BEST_OF_50 = {"base-best-of-50": 50}
 BEST_OF_MODULATED = {"hypernoise-best-of-2": 2, "hypernoise-best-of-4": 4, "hypernoise-best-of-8": 8}
@@ -169,6 +250,8 @@ def search_specs(rewriter: str) -> dict[str, Spec]:
         **{name: Spec(best_of=n, adapter=f) for name, n in BEST_OF_MODULATED.items()},
         **{name: Spec(reno=n) for name, n in RENO.items()},
         **{name: Spec(reno=n, adapter=f) for name, n in RENO_MODULATED.items()},
+        **{n: Spec(best_of=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_BEST_OF.items()},
+        **{n: Spec(reno=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_RENO.items()},
         "base-rewritten": Spec(rewriter=rewriter),
     }
 
@@ -271,6 +354,8 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     specs = {"base": Spec()} | {f"base-{s}": Spec(steps=s) for s in STEPS}
     specs |= {f"hypernoise-{s}": Spec(adapter=f, steps=s) for s in STEPS}
     specs |= {f"hypernoise-1x{i}": iterated(f, i) for i in ITERATIONS}
+    specs |= read_again("head", SHIPPED_HEAD, HEAD_READINGS)
+    specs |= {f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True) for s in SEVERAL_STEPS}
     specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
     specs |= search_specs(rewriter)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}

@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from hypernoise_core.embedded import GENERATOR_FOLDER, HYPERNOISE_FILE, REWARD_FOLDER
+from hypernoise_core.embedded import GENERATOR_FOLDER, REWARD_FOLDER
 from train.config import RECIPES
 
 from .measures import Record, paired
 from .plan import SEEDS, Row
-from .world import SHIPPED
+from .world import SHIPPED_FILES
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when what rows hold has another meaning."""
 
 
@@ -62,8 +62,9 @@ def keys(rows: Sequence[Row]) -> dict[str, str]:
         parts += [fingerprint(GENERATOR_FOLDER), fingerprint(REWARD_FOLDER)]
         if "recipe" in row.settings:
             parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
-        if row.name == SHIPPED:
-            parts.append(fingerprint(HYPERNOISE_FILE))
+        adapters = {spec.get("adapter") for spec in row.settings.get("specs", {}).values()}
+        adapters |= {row.settings.get("spec", {}).get("adapter")}
+        parts += [fingerprint(SHIPPED_FILES[name]) for name in sorted(SHIPPED_FILES.keys() & adapters)]
         found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return found
 
@@ -102,11 +103,11 @@ class Results:
         return {name: record for row in self.found.values() for name, record in row.get("records", {}).items()}
 
     def named(self, name: str) -> list[Record]:
-        """The records behind a name of the tables: `hypernoise-<steps>`, or `hypernoise-<steps>x<iterations>`, means
-        all training seeds that were measured so."""
+        """The records behind a name of the tables: `hypernoise-<steps>` or `head-<steps>`, with `x<iterations>` behind
+        it or not, means all training seeds that were measured so."""
         names, records = [name], self.records
-        if found := re.fullmatch(r"hypernoise-(\d+(?:x\d+)?)", name):
-            names = [f"hypernoise-{seed}-{found[1]}" for seed in SEEDS]
+        if found := re.fullmatch(r"(hypernoise|head)-(\d+(?:x\d+)?)", name):
+            names = [f"{found[1]}-{seed}-{found[2]}" for seed in SEEDS]
         return [records[own] for own in names if own in records]
 
     def number(self, name: str, *path: str) -> float | None:
@@ -142,8 +143,10 @@ def timing_name(name: str) -> str:
     """Training seeds cost the same: one is timed. Adapters that cost what another does borrow its time."""
     if name == "shipped" or name.startswith(("rank-", "temperature-", "multi")):
         return "hypernoise-1"
-    if found := re.fullmatch(r"hypernoise-\d+-(\d+(?:x\d+)?)", name):
-        return f"hypernoise-{found[1]}"
+    if found := re.fullmatch(r"(hypernoise|head)-\d+-(\d+(?:x\d+)?)", name):
+        return f"{found[1]}-{found[2]}"
+    if found := re.fullmatch(r"shipped-head-(\d+(?:x\d+)?)", name):
+        return f"head-{found[1]}"
     if name.startswith("finetune"):
         return f"{name.rsplit('-', 1)[0]}-1" if name.endswith("-1") else ""
     return name

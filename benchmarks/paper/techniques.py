@@ -20,6 +20,8 @@ from hypernoise_core.embedded.benchmark import Made
 from hypernoise_core.embedded.prompts import RELATIONS
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter
+from hypernoise_core.hypernetworks.drawing import Modulation, draw
+from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.search import Found, best_of_path, reno_path
 
 from .world import Batch, World
@@ -45,11 +47,22 @@ class Spec:
     iterations: int = 1
     """How often it moves the noise."""
     steps: int = 1
+    between_steps: BetweenSteps = "fresh"
+    free_reading: bool = False
     best_of: int | None = None
     reno: int | None = None
     """Iterations."""
     rewriter: str | None = None
     """Prompt search by `rules` or `module:function`."""
+
+    @property
+    def modulation(self) -> Modulation:
+        return Modulation(
+            strength=self.strength,
+            iterations=self.iterations,
+            between_steps=self.between_steps,
+            free_reading=self.free_reading,
+        )
 
     @property
     def searches(self) -> bool:
@@ -95,7 +108,7 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
     start, calls = None, 0
     if isinstance(tools.adapter, NoiseHypernetwork):
         start = partial(tools.adapter.modulate, strength=spec.strength, iterations=spec.iterations)
-        calls = spec.iterations
+        calls = 0 if spec.free_reading else spec.iterations
     text = tools.reward.encode_text([case.prompt.text for case in batch.cases]) if spec.searches else batch.text
     arguments = (tools.generator, tools.reward)
     if spec.best_of:
@@ -109,10 +122,8 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
     elif spec.rewriter:
         yield from _rewritten(spec, tools, batch)
     else:
-        x0 = start(batch.x0, batch.conditioning) if start else batch.x0
-        denoiser = None if calls or tools.adapter is None else tools.adapter.network
-        images = tools.generator.generate(x0, batch.conditioning, spec.steps, denoiser=denoiser)
-        yield Made(images, x0), Cost(spec.steps + calls)
+        made = draw(tools.generator, tools.adapter, batch.x0, batch.conditioning, spec.steps, how=spec.modulation)
+        yield Made(*reversed(made)), Cost(spec.steps + calls)
 
 
 def candidates(generator: Generator, batch: Batch, count: int) -> torch.Tensor:

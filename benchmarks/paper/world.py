@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hypernoise_core import Reward, TensorBatch, load_generator, load_reward
-from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import PER_PROMPT, Case, cases
 from hypernoise_core.embedded.prompts import prompts
 from hypernoise_core.generators import Generator
@@ -20,8 +20,9 @@ from hypernoise_core.rewards.base import BackboneReward
 PROBE_SEED = 5_000_000
 """Of pictures that choices are made on: neither trained nor judged on."""
 
-SHIPPED = "shipped"
-"""Name of the adapter that lies beside the generator."""
+SHIPPED, SHIPPED_HEAD = "shipped", "shipped-head"
+SHIPPED_FILES = {SHIPPED: HYPERNOISE_FILE, SHIPPED_HEAD: HEAD_FILE}
+"""Names of the adapters that lie beside the generator."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class World:
         return Batch(part, x0, self.encode(texts), self.reward.encode_text(texts))
 
     def adapter_file(self, name: str) -> Path:
-        return HYPERNOISE_FILE if name == SHIPPED else self.work / f"{name}.safetensors"
+        return SHIPPED_FILES.get(name) or self.work / f"{name}.safetensors"
 
     def adapter(self, name: str, generator: Generator | None = None) -> Adapter:
         """A trained adapter of any kind, on the embedded generator or a changed one."""

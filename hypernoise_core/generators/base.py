@@ -149,8 +149,8 @@ class Generator(ABC):
         """Raises ValueError where there is no choice but `fresh`."""
         if between_steps != "fresh" and not self.adds_noise:
             raise SettingError(
-                "{between_steps} is {}, and the sampler of {} adds no noise between steps: it keeps what it starts from "
-                "by itself; leave it at fresh",
+                "{between_steps} is {}, and the sampler of {} adds no noise between steps: it keeps what it starts "
+                "from by itself; leave it at fresh",
                 between_steps,
                 self.name,
             )

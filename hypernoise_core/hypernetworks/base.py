@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import TensorBatch
-from ..noise import BetweenSteps, added_noise
+from ..noise import BetweenSteps, First, added_noise
 from ..settings import SettingError
 
 if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
@@ -125,6 +125,16 @@ class NoiseHypernetwork(Adapter):
             x = self.moved(x, strength * self(x, conditioning, iterations - done), x0)
         return x
 
+    def following(self, x0: Tensor, strength: float = 1.0) -> First:
+        """From a reading of `x0` [B, C, h, w] that the sampler has made to how far it moves x0, with no denoiser call.
+
+        Raises:
+            ValueError: this kind cannot use the sampler's own call.
+        """
+        raise SettingError(
+            "{free_reading} is set, and this hypernetwork ({}) makes a denoiser call of its own: take a head", self.kind
+        )
+
     def generate(
         self,
         x0: Tensor,
@@ -134,8 +144,21 @@ class NoiseHypernetwork(Adapter):
         strength: float = 1.0,
         iterations: int = 1,
         between_steps: BetweenSteps = "fresh",
+        free_reading: bool = False,
     ) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] from the modulated noise."""
+        """Pictures [B, 3, H, W] in [0, 1] from the modulated noise.
+
+        Args:
+            free_reading: with two or more steps, the first step's own call on x0 is the one reading that is made, and
+                the noise that is kept from there is the moved one: no extra denoiser call at all.
+
+        Raises:
+            ValueError: as `modulate` and `Generator.generate`; a free reading of a kind that makes a call of its own.
+        """
+        if free_reading:
+            between = x0 if self.generator.adds_noise else None
+            first = self.following(x0, strength)
+            return self.generator.generate(x0, conditioning, steps, seed, between=between, first=first)
         self.generator.check_between_steps(between_steps)
         start = self.modulate(x0, conditioning, strength, iterations)
         between = added_noise(between_steps, x0, start)

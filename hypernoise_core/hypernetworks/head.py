@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
+from ..noise import First
 from ..reading import Reading
 from ..settings import SettingError
 from .base import NoiseHypernetwork, with_norm_of
@@ -103,15 +104,18 @@ class HeadHypernetwork(NoiseHypernetwork):
     def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
         return self.network(x, self.generator.read(x, conditioning), remaining)
 
-    def follow(self, x0: Tensor, reading: Reading, strength: float = 1.0) -> Tensor:
-        """How far one reading of `x0` that is there already moves it: [B, C, h, w], with no denoiser call.
-
-        Raises:
-            ValueError: it was made to see coarser noise than the reading is of.
-        """
+    def following(self, x0: Tensor, strength: float = 1.0) -> First:
         if self.coarsen != 1:
-            raise ValueError(f"this head reads noise coarsened by {self.coarsen}: the sampler's own call is none of it")
-        return with_norm_of(x0 + strength * self.network(x0, reading), x0) - x0
+            raise SettingError(
+                "{free_reading} is set, and this head reads noise coarsened by {}, which the sampler's own call is not "
+                "of: leave it out",
+                self.coarsen,
+            )
+
+        def follow(reading: Reading) -> Tensor:
+            return with_norm_of(x0 + strength * self.network(x0, reading), x0) - x0
+
+        return follow
 
 
 def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen: int = 1) -> HeadShape:

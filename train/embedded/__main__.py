@@ -18,7 +18,7 @@ from hypernoise_core.settings import require
 
 from ..__main__ import main as train_hypernoise
 from ..cli import check_folders, in_arguments_of, parse, run_command
-from ..evaluation.embedded import base_method, category_table, table
+from ..evaluation.embedded import category_table, method, table
 from ..run import FINAL_NAME
 from . import autoencoder, generator, pipeline, reward
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     loaded, judge_reward = load_generator(str(folders[0])), load_reward("embedded", str(folders[1]))
     rows = {
-        f"base, {steps} step(s)": measure(loaded, judge_reward, base_method(loaded, steps), cases(900)).summary()
+        f"base, {steps} step(s)": measure(loaded, judge_reward, method(loaded, steps=steps), cases(900)).summary()
         for steps in (1, 2, 4)
     }
     print(f"{table(rows)}\n{category_table(rows)}")

@@ -10,6 +10,7 @@ from hypernoise_core.evaluation.clip import CLIP_B
 from hypernoise_core.evaluation.detector import MASK2FORMER
 from hypernoise_core.evaluation.distances import DINOV2
 from hypernoise_core.evaluation.vqa import BLIP_VQA
+from hypernoise_core.hypernetworks.drawing import Modulation
 from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.rewards.clip import CLIP_L
 from hypernoise_core.settings import require
@@ -43,6 +44,9 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     between_steps: BetweenSteps = "fresh"
     """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
     starting noise as it was drawn; keep-moved, as the adapter moved it."""
+    free_reading: bool = False
+    """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
+    moved is kept from there. No extra call at all."""
     strength: float = 1.0
     """Of a noise hypernetwork."""
     iterations: int = 1
@@ -108,6 +112,16 @@ class EvaluateArguments(ModelArguments, RewardArguments):
                     f"--model is {self.model!r}, and --benchmark embedded is for the embedded model alone: give "
                     "--benchmark geneval, t2i-compbench or dpg-bench"
                 )
+
+    @property
+    def modulation(self) -> Modulation:
+        """How noise is moved."""
+        return Modulation(
+            strength=self.strength,
+            iterations=self.iterations,
+            between_steps=self.between_steps,
+            free_reading=self.free_reading,
+        )
 
     @property
     def folder(self) -> Path:

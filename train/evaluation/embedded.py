@@ -3,58 +3,31 @@
 import json
 from pathlib import Path
 
-from hypernoise_core import NoiseHypernetwork, Reward, load_generator, load_reward
+from hypernoise_core import Reward, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import Case, Made, Method, Result, cases, measure, paired_interval
 from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, load_adapter
-from hypernoise_core.noise import BetweenSteps, added_noise
+from hypernoise_core.hypernetworks.drawing import Modulation, draw
 
 from .arguments import EvaluateArguments
 
 
-def base_method(generator: Generator, steps: int = 1, between_steps: BetweenSteps = "fresh") -> Method:
-    """The generator as it is."""
-    return lambda x0, conditioning, text: Made(
-        generator.generate(x0, conditioning, steps, between=added_noise(between_steps, x0, x0)), x0
-    )
-
-
-def adapter_method(
-    adapter: Adapter,
-    steps: int = 1,
-    strength: float = 1.0,
-    iterations: int = 1,
-    between_steps: BetweenSteps = "fresh",
+def method(
+    generator: Generator, adapter: Adapter | None = None, steps: int = 1, how: Modulation | None = None
 ) -> Method:
-    """The generator with a noise hypernetwork, or the fine-tuned one."""
-    generator = adapter.generator
-
-    def method(x0, conditioning, text) -> Made:
-        if isinstance(adapter, NoiseHypernetwork):
-            start = adapter.modulate(x0, conditioning, strength, iterations)
-            between = added_noise(between_steps, x0, start)
-            return Made(generator.generate(start, conditioning, steps, between=between), start)
-        return Made(adapter.generate(x0, conditioning, steps, between_steps=between_steps), x0)
-
-    return method
+    """The generator as it is, or with an adapter of any kind."""
+    how = how or Modulation()
+    return lambda x0, conditioning, text: Made(*reversed(draw(generator, adapter, x0, conditioning, steps, how=how)))
 
 
 def compare(
-    generator: Generator,
-    reward: Reward,
-    adapter: Adapter,
-    todo: list[Case],
-    steps: int,
-    strength: float = 1.0,
-    iterations: int = 1,
-    between_steps: BetweenSteps = "fresh",
+    generator: Generator, reward: Reward, adapter: Adapter, todo: list[Case], steps: int, how: Modulation | None = None
 ) -> tuple[Result, Result]:
     """(base, adapter) on the same cases."""
-    base = measure(generator, reward, base_method(generator, steps, between_steps), todo)
-    method = adapter_method(adapter, steps, strength, iterations, between_steps)
-    return base, measure(generator, reward, method, todo)
+    base, other = (measure(generator, reward, method(generator, own, steps, how), todo) for own in (None, adapter))
+    return base, other
 
 
 def report(base: Result, other: Result) -> dict:
@@ -87,8 +60,8 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
     adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
-        how = (args.strength, args.iterations, args.between_steps)
-        base, other = compare(generator, reward, adapter, todo, steps, *how)
+        args.modulation.check(generator, adapter, steps)
+        base, other = compare(generator, reward, adapter, todo, steps, args.modulation)
         reports[str(steps)] = report(base, other)
         rows = {f"base, {steps} step(s)": base.summary(), f"{adapter.kind}, {steps} step(s)": other.summary()}
         low, high = reports[str(steps)]["interval_95"]

@@ -217,17 +217,16 @@ class _Makers:
         if self._generator is None:
             self._generator = args.load_generator(args.device)
             self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
-            self._generator.check_between_steps(args.between_steps)
         if method.pair and self._adapter is None:
             self._adapter = load_adapter(self._generator, args.adapter_source)
         generator, adapter = self._generator, self._adapter if method.pair else None
+        args.modulation.check(generator, adapter, method.steps)
 
         def make(item, seeds) -> Tensor:
             if self._encoded[1] is None or self._encoded[0] != item.prompt:
                 self._encoded = (item.prompt, generator.encode([item.prompt]))
             size = (args.height, args.width)
-            how = (method.steps, args.strength, args.iterations, args.between_steps)
-            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, *how)[1]
+            return make_pictures(generator, adapter, self._encoded[1], seeds, *size, method.steps, args.modulation)[1]
 
         return make
 
@@ -238,7 +237,18 @@ def _settings(args: EvaluateArguments) -> dict:
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
-    names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width", "between_steps")
+    names = (
+        "benchmark",
+        "model",
+        "variant",
+        "pipeline",
+        "dtype",
+        "seed",
+        "height",
+        "width",
+        "between_steps",
+        "free_reading",
+    )
     own = {name: getattr(args, name) for name in names}
     modulation = {name: getattr(args, name) if adapter else None for name in OF_ADAPTER[1:]}
     return own | {"samples": samples, "adapter": adapter, **modulation}
