@@ -215,10 +215,8 @@ def test_the_first_step_is_a_reading_that_costs_nothing(name, residual, monkeypa
         return delta
 
     noise = x0
-    if name == "sd-turbo":
-        noise = generator.first_call(
-            generator.denoiser, x0, conditioning
-        )  # Euler keeps what the UNet predicts as noise
+    if name == "sd-turbo":  # Euler keeps what the UNet predicts as noise
+        noise = generator.first_call(generator.denoiser, x0, conditioning)
     wanted = by_hand(generator, expected.prediction, noise + delta, conditioning)
     counted = calls_of(generator.denoiser, monkeypatch)
     got = generator.denoise(x0, conditioning, 2, 0, between=between, first=first)
@@ -375,7 +373,7 @@ def test_training_keeps_the_noise_and_the_file_says_so(generator, redness, promp
 def test_fresh_noise_makes_the_pipelines_kind_of_pictures(generator):
     """Spread and means of the latents after two steps, ours against the pipeline's own stream of starts and draws, in
     standard errors; what added the starting noise again, as equal seeds did, made another kind."""
-    prompts = [case.prompt.text for case in cases(900)[::10]]
+    prompts = [case.prompt.text for case in cases(600)[::10]]
     conditioning, seeds = generator.encode(prompts), range(len(prompts))
     x0 = torch.cat([generator.noise(1, seed=seed) for seed in seeds])
     with torch.no_grad():
@@ -390,6 +388,5 @@ def test_fresh_noise_makes_the_pipelines_kind_of_pictures(generator):
         a, b = (torch.stack([x.flatten(1).std(1), x.flatten(1).mean(1)], 1) for x in (latents, theirs))
         return ((a.mean(0) - b.mean(0)).abs() / (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()).max().item()
 
-    print("DIST", distance(fresh), distance(kept))
     assert distance(fresh) < 3
     assert distance(kept) > 4
