@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.layers import target_names
+from hypernoise_core.noise import BETWEEN_STEPS, derive_seed
 
 
 def pipeline_pictures(generator, x0, prompts, steps, seed=0):
@@ -30,7 +31,7 @@ def pipeline_pictures(generator, x0, prompts, steps, seed=0):
         height=height * generator.latent_scale,
         width=width * generator.latent_scale,
         latents=latents,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(derive_seed(seed, BETWEEN_STEPS)),
         output_type="pt",
         return_dict=False,
         **options,

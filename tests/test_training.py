@@ -8,6 +8,7 @@ import torch
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.lora import LoraHypernetwork
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
+from hypernoise_core.noise import ACCUMULATED_BATCH, derive_seed
 from hypernoise_core.training import Diagnosed, NonFiniteError, StepDone, StepSkipped
 
 SMALL = dict(rank=4, alpha=8, batch_size=2, max_steps=2, warmup_steps=0, lr=1e-3, diagnostics_every=0)
@@ -43,7 +44,7 @@ def test_the_step_equals_plain_torch(generator, redness, prompts):
             if ".lora_B." in name:
                 p.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
     random = torch.Generator().set_state(t.random.get_state())
-    seed = int(torch.randint(2**62, (), generator=random))
+    seed = derive_seed(int(torch.randint(2**62, (), generator=random)), ACCUMULATED_BATCH, 0)
     rows = torch.randperm(len(prompts), generator=random)[:2].tolist()
     f = LoraHypernetwork(generator, rank=4, alpha=8)
     with torch.no_grad():

@@ -6,7 +6,7 @@ Nodes run in inference mode, and what it makes cannot be differentiated through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +20,14 @@ import comfy.sd
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from hypernoise_core import TensorBatch
 from hypernoise_core.generators.base import Generator
 from hypernoise_core.hypernetworks.adapter_file import denoiser_fingerprint
 from hypernoise_core.layers import TARGETS, is_target
+from hypernoise_core.noise import First, streams
 
 from .differentiation import Recomputation, leave_inference_mode
 from .residual import raw_output
@@ -116,24 +118,50 @@ class HostGenerator(Generator):
             self.checkpoint_gradients(False)
             self._patcher.cleanup()
 
+    @property
+    def adds_noise(self) -> bool:
+        return True
+
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
+        return self._raw(denoiser, *self._first_input(x0), conditioning)
+
+    def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
+        x, sigma = self._first_input(x0)
+        return self._patcher.model.model_sampling.calculate_denoised(sigma, prediction, x)
+
+    def _first_input(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's input for unit noise, and its sigma."""
         sampling = self._patcher.model.model_sampling
         sigma = torch.as_tensor(float(sampling.sigma_max), device=x0.device)
-        x = sampling.noise_scaling(sigma, x0, torch.zeros_like(x0))
-        return raw_output(sampling, sigma, x, self._denoised(denoiser, x, sigma, conditioning))
+        return sampling.noise_scaling(sigma, x0, torch.zeros_like(x0)), sigma
 
     def denoise(
-        self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: nn.Module | None = None
+        self,
+        x0: Tensor,
+        conditioning: TensorBatch,
+        steps: int,
+        seed: int | Sequence[int],
+        denoiser: nn.Module | None = None,
+        between: Tensor | None = None,
+        first: First | None = None,
     ) -> Tensor:
-        sampling = self._patcher.model.model_sampling
+        """As the core's; a single `seed` draws between steps what ComfyUI's sampler draws for it."""
+        kept, sampling = self._kept(x0, denoiser, steps, between, first), self._patcher.model.model_sampling
         sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).to(x0.device)
         x = sampling.noise_scaling(sigmas[0], x0, torch.zeros_like(x0), max_denoise=True)
-        draw = comfy.k_diffusion.sampling.default_noise_sampler(x, seed)
+        draw = _noise_sampler(x, seed)
         for sigma, after in pairwise(sigmas):
-            x = self._denoised(denoiser or self.denoiser, x, sigma, conditioning)
+            raw = kept.call(self._raw, denoiser or self.denoiser, x, sigma, conditioning)
+            x = sampling.calculate_denoised(sigma, raw, x)
             if after > 0:
-                x = sampling.noise_scaling(after, draw(sigma, after), x)
+                fresh = draw(sigma, after)
+                x = sampling.noise_scaling(after, fresh if kept.between is None else kept.between, x)
         return sampling.inverse_noise_scaling(sigmas[-1], x)
+
+    def _raw(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
+        """What `denoiser` returns at x [B, C, h, w]."""
+        denoised = self._denoised(denoiser, x, sigma, conditioning)
+        return raw_output(self._patcher.model.model_sampling, sigma, x, denoised)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
@@ -188,6 +216,15 @@ class HostGenerator(Generator):
             transformer["optimized_attention_override"] = _differentiable_attention
         options["transformer_options"] = transformer
         return options
+
+
+def _noise_sampler(x: Tensor, seed: int | Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """What draws noise like `x` between steps: ComfyUI's own for one seed, which it keeps apart from the starting noise
+    of that seed; the core's streams for one of each picture."""
+    if not isinstance(seed, Sequence):
+        return comfy.k_diffusion.sampling.default_noise_sampler(x, seed)
+    random = streams(seed, len(x))
+    return lambda *_: randn_tensor(x.shape, generator=random, device=x.device, dtype=x.dtype)
 
 
 def _undynamic(patcher: ModelPatcher) -> ModelPatcher:

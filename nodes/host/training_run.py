@@ -214,7 +214,7 @@ class _Preview:
         """One by one, as little memory as may be."""
         steps = self._trainer.config.steps
         parts = [
-            self._generator.generate(x0[i : i + 1], self._conditioning.rows([i]), steps, seed=PREVIEW_SEED + i)
+            self._generator.generate(x0[i : i + 1], self._conditioning.rows([i]), steps, seed=[PREVIEW_SEED + i])
             for i in range(len(x0))
         ]
         images = torch.cat(parts)
