@@ -9,6 +9,7 @@ from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, load_adapter
+from hypernoise_core.settings import about
 
 from .arguments import EvaluateArguments
 
@@ -72,7 +73,8 @@ def category_table(rows: dict[str, dict]) -> str:
 def evaluate_embedded(args: EvaluateArguments) -> None:
     """Print base and adapter by the exact detector, and write evaluation.json if there is a folder for it."""
     generator, reward = load_generator("embedded"), load_reward("embedded")
-    adapter = load_adapter(generator, args.adapter_source)
+    with about("adapter"):
+        adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
         base, other = compare(generator, reward, adapter, todo, steps, args.strength, args.iterations)
