@@ -11,6 +11,8 @@ import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
+from hypernoise_core.settings import naming
+
 from .host.adapter import HyperNoise, HyperNoiseType
 from .host.inputs import denoiser_steps_input, text_and_vae_inputs
 from .host.packages import missing
@@ -180,9 +182,9 @@ class HyperNoiseTrain(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, reward, prompts, prompts_file, name, resume, preview_every, **settings):
         from .host.generator import HostGenerator
-        from .host.training_run import TrainingRun, find_place, keep_picture
+        from .host.training_run import TrainingRun, called, find_place, keep_picture
 
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), naming(called):
             texts = collect_prompts(prompts, prompts_file)
             config = training_config(**settings)
             place = find_place(name, resume)

@@ -23,6 +23,9 @@ COMMANDS = {
 BEFORE_ANYTHING_IS_LOADED = """
 train --lora_rank -4 | --lora_rank is -4: give at least 1
 train --alpha_multiplier 0 | --alpha_multiplier is 0.0: give a number above 0
+train --head_width 100 | --head_width is 100: give a multiple of 16
+train --iterations 0 | --iterations is 0: give at least 1
+train --hypernetwork mlp | --hypernetwork is 'mlp': give lora or head
 train --lr 0 | --lr is 0.0: give a number above 0
 train --lr .inf | --lr is inf: give a number above 0
 train --lr fast | --lr is 'fast': give a number
@@ -90,7 +93,7 @@ train --rewards redness=lots | --rewards: reward 'redness=lots': the weight afte
 train --rewards redness=0 | --rewards: the weights of the rewards sum to nothing
 train --rewards redness --held_out beauty | --held_out: unknown reward 'beauty'
 train --rewards redness --held_out redness | --held_out: reward 'redness' is named twice
-train --rewards imagereward --rewards_folder used | not in --rewards_folder used: download ImageReward.pt
+train --rewards imagereward --rewards_folder used | not in --rewards_folder, used: download ImageReward.pt
 train --rewards imagereward --rewards_backend package | --rewards_backend is package
 train --rewards redness --model nothing.safetensors --prompts p.txt | --model is 'nothing.safetensors': there is no such
 train --rewards redness --model used/a.safetensors --prompts p.txt | a denoiser alone: say by --pipeline
@@ -138,6 +141,9 @@ embedded --install perhaps | --install is 'perhaps': give true or false
 ONCE_MODELS_ARE_LOADED = """
 train --rewards redness --height 60 | --width x --height is 64x60: give multiples of 8 pixels
 train --rewards redness --last_layer_name conv_out | --last_layer_name 'conv_out' is no Linear or Conv2d
+train --rewards redness --distill used/a.safetensors | --distill and --distill_steps belong together
+train --rewards redness --distill half.safetensors --distill_steps 2 | --distill: half.safetensors is not a whole
+train --rewards redness --iterations 2 --train_type finetune | --iterations, --coarsen and --distill are a noise
 train --rewards redness --optim adamw8bit | --optim adamw8bit needs bitsandbytes
 train --rewards redness --held_out diversity --diagnostics_every 0 | --held_out would never be measured: set --d
 train --rewards redness --model nowhere --prompts p.txt | --model: no generator at 'nowhere'

@@ -36,6 +36,9 @@ class DenoiserLora(Adapter):
         ranks: of each adapted layer where they are not all of them or not all `rank`; the scale stays `alpha / rank`.
     """
 
+    coarsen: int = 1
+    """A fine-tuned denoiser sees its latents as they are."""
+
     def __init__(
         self, generator: Generator, rank: int = 128, alpha: float = 256.0, ranks: dict[str, int] | None = None
     ):

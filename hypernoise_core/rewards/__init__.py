@@ -124,7 +124,9 @@ def load_reward(name: str, weights: str | Path | None = None, **options) -> Rewa
         if name in PACKAGES:
             return PACKAGES[name](weights)
         raise SettingError(
-            "{backend} is package, and reward {!r} has none behind it: it is for {}", name, ", ".join(PACKAGES)
+            "{backend} is package, and reward {!r} has no package behind it: give native, or one of {}",
+            name,
+            ", ".join(PACKAGES),
         )
     if ":" not in name:
         raise ValueError(f"unknown reward {name!r}: choose from {', '.join(REWARDS)}, or your own as module:Class")

@@ -30,18 +30,21 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
     where = Path(weights) if weights else None
     if where and where.is_file():
         return where
-    hint = Message("download {} from {} and give the folder it lies in as {weights}", file, _address(hub))
+    download = f"download {file} from {_address(hub)}"
     if where and where.is_dir():
         for candidate in (where / file, where / Path(hub).name / file):
             if candidate.is_file():
                 return candidate
-        raise ValueError(Message("reward {!r} is not in {weights} {}: {}", name, where, hint))
+        raise ValueError(Message("reward {!r} is not in {weights}, {}: {} into it", name, where, download))
     if weights and not _is_hub_id(str(weights)):
-        raise ValueError(Message("reward {!r}: there is no {weights} {}: {}", name, weights, hint))
+        raise ValueError(
+            Message("reward {!r}: there is no {}: {} and name its folder by {weights}", name, weights, download)
+        )
     try:
         return Path(hf_hub_download(str(weights or hub), file))
     except HUB_ERRORS as error:
-        raise ValueError(Message("reward {!r} cannot be fetched from {}: {}", name, weights or hub, hint)) from error
+        told = "reward {!r} cannot be fetched from {}: {} and name its folder by {weights}"
+        raise ValueError(Message(told, name, weights or hub, download)) from error
 
 
 def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
@@ -51,15 +54,15 @@ def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
         ValueError: it is not there.
     """
     where = Path(weights) if weights else None
-    told = "download all of {} into a folder {} and give the folder it lies in as {weights}"
-    hint = Message(told, _address(hub), Path(hub).name)
+    download = f"download all of {_address(hub)} into a folder {Path(hub).name}"
     if where and where.is_dir():
         for candidate in (where, where / Path(hub).name):
             if (candidate / "config.json").is_file():
                 return str(candidate)
-        raise ValueError(Message("reward {!r} is not in {weights} {}: {}", name, where, hint))
+        raise ValueError(Message("reward {!r} is not in {weights}, {}: {} in there", name, where, download))
     if weights and not _is_hub_id(str(weights)):
-        raise ValueError(Message("reward {!r}: there is no folder {weights} {}: {}", name, weights, hint))
+        told = "reward {!r}: there is no folder {}: {} and name what that lies in by {weights}"
+        raise ValueError(Message(told, name, weights, download))
     return str(weights or hub)
 
 

@@ -8,6 +8,7 @@ import folder_paths
 import torch
 
 from hypernoise_core.rewards import REWARDS, Reward, load_reward
+from hypernoise_core.settings import about, naming
 
 from . import folders
 
@@ -54,6 +55,10 @@ def _classes(file: Path) -> list[str]:
     ]
 
 
+def _called(setting: str) -> str:
+    return f"weights, in {IN_FOLDER}" if setting == "weights" else setting
+
+
 def load(name: str, weights: str | None) -> Reward:
     """One of `reward_names` on the weights of `weights_path`.
 
@@ -63,10 +68,8 @@ def load(name: str, weights: str | None) -> Reward:
     roots = folder_paths.get_folder_paths(folders.REWARDS)
     sys.path[:0] = roots
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), naming(_called), about("reward"):
             return load_reward(name, weights)
-    except ValueError as error:
-        raise ValueError(f"reward: {error}") from error
     finally:
         for root in roots:
             sys.path.remove(root)

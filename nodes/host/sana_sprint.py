@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hypernoise_core import TensorBatch, load_generator
 from hypernoise_core.generators.sana_sprint import SanaSprint
+from hypernoise_core.settings import about
 
 PIXELS = {"pixel_space_vae": torch.tensor(1.0)}
 """A state dict that makes ComfyUI set up a VAE without weights, whose place the real one takes."""
@@ -35,12 +36,10 @@ def load_sana_sprint(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd
     """
     device = comfy.model_management.get_torch_device()
     dtype = comfy.model_management.unet_dtype(device=device, supported_dtypes=[torch.bfloat16, torch.float32])
-    try:
+    with about("model"):
         generator = load_generator(source, dtype=dtype)
         if not isinstance(generator, SanaSprint):
             raise ValueError(f"{source} is a {generator.family} model: load it with ComfyUI's own loaders")
-    except ValueError as error:
-        raise ValueError(f"model: {error}") from error
     model = ModelPatcher(SanaSprintModel(generator), device, comfy.model_management.unet_offload_device())
     clip = comfy.sd.CLIP(TextTarget(generator), parameters=_size(generator.text_encoders[0]))
     return model, clip, SanaVae(generator)

@@ -46,8 +46,16 @@ PREVIEWS = 4
 PREVIEW_SEED = 12_345
 """Of the first preview picture: the same in every run and at every step."""
 
+INPUTS = {"max_steps": "steps", "steps": "denoiser_steps", "generator": "model", "rewards": "reward"}
+"""Settings of the core that the Train node's inputs call otherwise."""
+
 CURVES = ("loss", "reward", "kl")
 TITLES = ("base", "HyperNoise")
+
+
+def called(setting: str) -> str:
+    """The node's name of a setting of the core's."""
+    return INPUTS.get(setting, setting)
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,10 @@ class TrainingRun:
         changes = load_trainer_state(self.trainer, state)
         curves = state.values.get("curves", {})
         self.curves = {name: list(curves.get(name, [])) for name in CURVES}
-        self.notes = [f"went on from step {self.trainer.step}", *(f"changed: {change}" for change in changes)]
+        self.notes = [
+            f"went on from step {self.trainer.step}",
+            *(f"changed: {change.called(called)}" for change in changes),
+        ]
         self._saved = self.trainer.step
 
     def _save(self) -> None:

@@ -10,6 +10,7 @@ from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, load_adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
+from hypernoise_core.settings import about
 
 from .arguments import EvaluateArguments
 
@@ -57,7 +58,8 @@ def category_table(rows: dict[str, dict]) -> str:
 def evaluate_embedded(args: EvaluateArguments) -> None:
     """Print base and adapter by the exact detector, and write evaluation.json if there is a folder for it."""
     generator, reward = load_generator("embedded"), load_reward("embedded")
-    adapter = load_adapter(generator, args.adapter_source)
+    with about("adapter"):
+        adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
         args.modulation.check(generator, adapter, steps)

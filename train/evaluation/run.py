@@ -14,7 +14,9 @@ from hypernoise_core import RewardEnsemble, TensorBatch
 from hypernoise_core.device import check_device
 from hypernoise_core.files import replacing
 from hypernoise_core.hypernetworks import load_adapter
-from hypernoise_core.hypernetworks.adapter_file import read_kind
+from hypernoise_core.hypernetworks.adapter_file import read_adapter, read_kind
+from hypernoise_core.hypernetworks.head_file import KIND as HEAD
+from hypernoise_core.hypernetworks.head_file import read_head
 from hypernoise_core.settings import SettingError, about
 from hypernoise_core.training import processes
 
@@ -150,7 +152,9 @@ def _methods(args: EvaluateArguments) -> list[Method]:
         methods.append(Method(f"base-{steps}", steps))
         if source := args.adapter_source:
             with about("adapter"):
-                kind = "finetuned" if read_kind(source) == "finetune" else "hypernoise"
+                found = read_kind(source)
+                (read_head if found == HEAD else read_adapter)(source)  # refuses what is not there, or not whole
+            kind = "finetuned" if found == "finetune" else "hypernoise"
             methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
     return methods
 
@@ -218,7 +222,8 @@ class _Makers:
             self._generator = args.load_generator(args.device)
             self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
         if method.pair and self._adapter is None:
-            self._adapter = load_adapter(self._generator, args.adapter_source)
+            with about("adapter"):
+                self._adapter = load_adapter(self._generator, args.adapter_source)
         generator, adapter = self._generator, self._adapter if method.pair else None
         args.modulation.check(generator, adapter, method.steps)
 
