@@ -36,6 +36,9 @@ class ToyGenerator(Generator):
         text = conditioning["embeds"].view(-1, 4, 1, 1).expand(-1, -1, *x0.shape[2:])
         return denoiser(torch.cat([x0, text], 1))
 
+    def clean(self, x0, prediction):
+        return x0 - prediction
+
     def denoise(self, x0, conditioning, steps, seed, denoiser=None):
         for _ in range(steps):
             x0 = x0 - self.first_call(denoiser or self.denoiser, x0, conditioning) / steps
