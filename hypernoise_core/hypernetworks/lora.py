@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,6 @@ class DenoiserLora(Adapter):
             alpha=self.alpha,
             last_layer=keys.diffusers_name(self.last_layer) if keys.comfy and self.last_layer else self.last_layer,
             layers=None if len(self.ranks) == len(names) else len(layer_ranks(weights)),
-            coarsen=self.coarsen,
             training={**self.training, **{key: str(value) for key, value in training.items()}},
         )
 
@@ -151,6 +151,10 @@ class LoraHypernetwork(DenoiserLora, NoiseHypernetwork):
     @classmethod
     def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str) -> Self:
         return cls(generator, info.rank, info.alpha, last_layer or None, ranks, info.coarsen)
+
+    def exported(self, **training) -> tuple[dict[str, Tensor], AdapterInfo]:
+        weights, info = super().exported(**training)
+        return weights, replace(info, coarsen=self.coarsen)
 
     def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
         return self.generator.first_call(self.network, x, conditioning)
