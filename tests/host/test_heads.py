@@ -1,4 +1,4 @@
-"""Heads in the real ComfyUI, on its own SD 2.x, SDXL and FLUX and without diffusers and peft: they do there what they do
+"""Heads in the real ComfyUI, on its own SD 2.x, SDXL and FLUX and without diffusers and peft: there they do what they do
 in the core on the diffusers models of the same weights."""
 
 import pytest
