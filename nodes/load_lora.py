@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from .host.adapter import HyperNoise, HyperNoiseType
+from .host.adapter import HyperNoiseType
 from .host.folders import EMBEDDED, adapter_names, adapter_path
+from .host.kinds import load_hypernoise
 
 
 class HyperNoiseLoraLoader(io.ComfyNode):
@@ -13,15 +14,15 @@ class HyperNoiseLoraLoader(io.ComfyNode):
             node_id="HyperNoiseLoraLoader",
             display_name="Load HyperNoise LoRA",
             category="HyperNoise",
-            description="Loads a noise hypernetwork from models/hypernoise.",
+            description="Loads a noise hypernetwork, a head or a LoRA, from models/hypernoise.",
             search_aliases=["noise hypernetwork", "hypernoise loader", "load adapter"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=adapter_names(),
                     default=EMBEDDED,
-                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the one that the "
-                    "pack ships for its embedded generator.",
+                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the LoRA that "
+                    "the pack ships for its embedded generator, 'embedded head' the head.",
                 ),
             ],
             outputs=[HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes.")],
@@ -40,4 +41,4 @@ class HyperNoiseLoraLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(HyperNoise.load(file, adapter_path(file)))
+        return io.NodeOutput(load_hypernoise(file, adapter_path(file)))

@@ -5,8 +5,6 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from hypernoise_core.hypernetworks.adapter_file import write_adapter
-
 from .host.adapter import HyperNoiseType
 from .host.folders import ADAPTERS
 
@@ -38,5 +36,5 @@ class HyperNoiseSaveLora(io.ComfyNode):
         root = folder_paths.get_folder_paths(ADAPTERS)[0]
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        write_adapter(path, hypernoise.weights, hypernoise.info)
+        hypernoise.save(path)
         return io.NodeOutput(ui=ui.PreviewText(f"models/hypernoise/{path.relative_to(root).as_posix()}"))

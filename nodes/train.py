@@ -13,14 +13,19 @@ from server import PromptServer
 
 from hypernoise_core.settings import naming
 
-from .host.adapter import HyperNoise, HyperNoiseType
+from .host.adapter import HyperNoiseType
 from .host.inputs import denoiser_steps_input, text_and_vae_inputs
+from .host.kinds import load_hypernoise
 from .host.packages import missing
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
 
 PREVIEW_SIDE = 1024
 """Pixels that ComfyUI shrinks a live preview to, along its longer side."""
+
+
+BEFORE = "lora"
+"""What workflows train that do not say it."""
 
 
 class HyperNoiseTrain(io.ComfyNode):
@@ -74,13 +79,13 @@ class HyperNoiseTrain(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "lr",
-                    default=1e-4,
+                    default=1e-3,
                     min=1e-7,
                     max=1.0,
                     step=1e-7,
                     round=1e-9,
-                    tooltip="Learning rate. If the reward stays flat try three times as much, if the KL explodes a "
-                    "third.",
+                    tooltip="Learning rate: about 1e-3 for a head, 1e-4 for a LoRA. If the reward stays flat try three "
+                    "times as much, if the KL explodes a third.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -154,6 +159,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     advanced=True,
                     tooltip="Pictures in memory at a time; 0 for the whole batch. Results stay.",
                 ),
+                *_hypernetwork_inputs(),
             ],
             outputs=[
                 HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes, at once."),
@@ -165,8 +171,8 @@ class HyperNoiseTrain(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name=""):
-        if words := missing("diffusers", "peft"):
+    def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name="", hypernetwork=BEFORE):
+        if words := missing("diffusers", *(["peft"] if hypernetwork == "lora" else [])):
             return words
         parts = Path(name or "").parts
         if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
@@ -181,7 +187,7 @@ class HyperNoiseTrain(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, reward, prompts, prompts_file, name, resume, preview_every, **settings):
-        from .host.generator import HostGenerator
+        from .host.generator import HostGenerator, check_lora_names
         from .host.training_run import TrainingRun, called, find_place, keep_picture
 
         with torch.inference_mode(False), torch.enable_grad(), naming(called):
@@ -189,6 +195,8 @@ class HyperNoiseTrain(io.ComfyNode):
             config = training_config(**settings)
             place = find_place(name, resume)
             generator = HostGenerator(model, clip, vae, default_size=config.height)
+            if config.hypernetwork == "lora":
+                check_lora_names(generator.denoiser)
             generator.noise(1, config.height, config.width)  # refuses a size that does not fit
             generator.encode(["", *texts])
             generator.load()
@@ -208,7 +216,7 @@ class HyperNoiseTrain(io.ComfyNode):
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")
         preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
-        trained = HyperNoise.load(place.adapter.stem, place.adapter)
+        trained = load_hypernoise(place.adapter.stem, place.adapter)
         shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(run.report()).as_dict()}
         return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)
 
@@ -219,7 +227,50 @@ def _trainer(generator, ensemble, texts, config):
     return Trainer(generator, ensemble, texts, config)
 
 
-def training_config(*, steps, denoiser_steps, gradient_checkpointing, micro_batch_size, reward_grad_clip, **same):
+def _hypernetwork_inputs() -> list[io.Input]:
+    """What kind is trained; workflows from before there was a choice have none of these, and train a LoRA."""
+    return [
+        io.Combo.Input(
+            "hypernetwork",
+            options=["head", "lora"],
+            default="head",
+            optional=True,
+            tooltip="head: a small network that reads what the model makes of the noise. It works on every model and "
+            "needs the least memory. lora: the paper's, with rank and alpha.",
+        ),
+        io.Int.Input(
+            "iterations",
+            default=5,
+            min=1,
+            max=8,
+            optional=True,
+            tooltip="Most readings that it is trained for. Modulate Noise may take fewer: each costs one denoiser "
+            "call there.",
+        ),
+        io.Int.Input(
+            "head_width",
+            default=256,
+            min=16,
+            max=4096,
+            step=16,
+            advanced=True,
+            optional=True,
+            tooltip="Of a head's layers. Smaller is faster and learns less.",
+        ),
+        io.Int.Input("head_depth", default=2, min=1, max=64, advanced=True, optional=True, tooltip="Layers of a head."),
+    ]
+
+
+def training_config(
+    *,
+    steps,
+    denoiser_steps,
+    gradient_checkpointing,
+    micro_batch_size,
+    reward_grad_clip,
+    hypernetwork=BEFORE,
+    **same,
+):
     """The core's settings from the node's."""
     from hypernoise_core.training import TrainingConfig
 
@@ -232,5 +283,6 @@ def training_config(*, steps, denoiser_steps, gradient_checkpointing, micro_batc
         beta2=0.99,
         ema_decay=0.99,
         diagnostics_every=0,
+        hypernetwork=hypernetwork,
         **same,
     )

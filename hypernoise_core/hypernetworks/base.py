@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +19,53 @@ if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
 
     from ..generators.base import Generator
     from ..training.config import TrainingConfig
+
+
+class NoiseFunction(ABC):
+    """f_φ(x0, c): moves starting noise to where the frozen generator makes better pictures.
+
+    `conditioning` is whatever its generator takes: a `TensorBatch`, or a host's own.
+    """
+
+    keeps_norm = False
+    """Whether moved noise is rescaled to the norm that its start has."""
+    is_told = False
+    """Whether it is told how many readings are still to come."""
+    coarsen: int = 1
+    """It sees noise averaged over `coarsen` x `coarsen` latent cells, and moves them together: a fraction of the cost
+    for a generator that makes pictures at a fraction of its side as well."""
+
+    @abstractmethod
+    def residual(self, x: Tensor, conditioning: Any, remaining: int | Tensor = 1) -> Tensor:
+        """f_φ at the size that it sees: [B, C, h, w] in and out, float32. Arguments as of `__call__`."""
+
+    def __call__(self, x: Tensor, conditioning: Any, remaining: int | Tensor = 1) -> Tensor:
+        """The residual for unit noise `x` [B, C, h, w]: same shape, float32. One denoiser call.
+
+        `remaining`: how many readings are still to come, this one included; an int, or one for each row [B].
+        """
+        if self.coarsen == 1:
+            return self.residual(x, conditioning, remaining)
+        return spread(self.residual(coarse(x, self.coarsen), conditioning, remaining), self.coarsen)
+
+    def moved(self, x: Tensor, delta: Tensor, x0: Tensor) -> Tensor:
+        """`x` + `delta`, at the norm of its start `x0` where this kind keeps it; all [B, C, h, w]."""
+        moved = x + delta
+        return with_norm_of(moved, x0) if self.keeps_norm else moved
+
+    def modulate(self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1) -> Tensor:
+        """x0 + strength · f_φ(x0, c) (paper, equation 6), `iterations` times over: each reads the noise that the one
+        before has moved, and costs a denoiser call. Strength 0 or no iteration returns `x0` itself.
+
+        Raises:
+            ValueError: `iterations` is below 0.
+        """
+        if iterations < 0:
+            raise SettingError("{iterations} is {}: give at least 0", iterations)
+        x = x0
+        for done in range(iterations if strength else 0):
+            x = self.moved(x, strength * self(x, conditioning, iterations - done), x0)
+        return x
 
 
 class Adapter(ABC):
@@ -79,51 +126,11 @@ class Adapter(ABC):
         return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
 
-class NoiseHypernetwork(Adapter):
-    """f_φ(x0, c): moves starting noise to where the frozen generator makes better pictures. Exactly zero when made.
+class NoiseHypernetwork(Adapter, NoiseFunction):
+    """A noise function that is trained for a generator. Exactly zero when made.
 
     Load one of any kind by `load_hypernetwork`.
     """
-
-    keeps_norm = False
-    """Whether moved noise is rescaled to the norm that its start has."""
-    is_told = False
-    """Whether it is told how many readings are still to come."""
-    coarsen: int = 1
-    """It sees noise averaged over `coarsen` x `coarsen` latent cells, and moves them together: a fraction of the cost
-    for a generator that makes pictures at a fraction of its side as well."""
-
-    @abstractmethod
-    def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
-        """f_φ at the size that it sees: [B, C, h, w] in and out, float32. Arguments as of `__call__`."""
-
-    def __call__(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
-        """The residual for unit noise `x` [B, C, h, w]: same shape, float32. One denoiser call.
-
-        `remaining`: how many readings are still to come, this one included; an int, or one for each row [B].
-        """
-        if self.coarsen == 1:
-            return self.residual(x, conditioning, remaining)
-        return spread(self.residual(coarse(x, self.coarsen), conditioning, remaining), self.coarsen)
-
-    def moved(self, x: Tensor, delta: Tensor, x0: Tensor) -> Tensor:
-        """`x` + `delta`, at the norm of its start `x0` where this kind keeps it; all [B, C, h, w]."""
-        moved = x + delta
-        return with_norm_of(moved, x0) if self.keeps_norm else moved
-
-    def modulate(self, x0: Tensor, conditioning: TensorBatch, strength: float = 1.0, iterations: int = 1) -> Tensor:
-        """x0 + strength · f_φ(x0, c) (paper, equation 6), `iterations` times over: each reads the noise that the one
-        before has moved, and costs a denoiser call. Strength 0 or no iteration returns `x0` itself.
-
-        Raises:
-            ValueError: `iterations` is below 0.
-        """
-        if iterations < 0:
-            raise SettingError("{iterations} is {}: give at least 0", iterations)
-        x = x0
-        for done in range(iterations if strength else 0):
-            x = self.moved(x, strength * self(x, conditioning, iterations - done), x0)
-        return x
 
     def following(self, x0: Tensor, strength: float = 1.0) -> First:
         """From a reading of `x0` [B, C, h, w] that the sampler has made to how far it moves x0, with no denoiser call.

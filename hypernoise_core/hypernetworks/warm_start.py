@@ -18,12 +18,6 @@ RIDGE = 1e-5
 """Of the mean diagonal of the features' Gram matrix."""
 
 
-@torch.no_grad()
-def scale_last_layer_(hypernetwork: LoraHypernetwork, factor: float) -> None:
-    """Multiply the residual of a hypernetwork by `factor`."""
-    hypernetwork.network.get_submodule(hypernetwork.last_layer).lora_B[ADAPTER].weight.mul_(factor)
-
-
 class LastLayerRegression:
     """Gathers batches of wanted residuals, then writes the regression into the last layer's LoRA."""
 
@@ -75,6 +69,11 @@ class LastLayerRegression:
         b[:, :count] = (left[:, :count] * size[:count] / (length * self.layer.scaling[ADAPTER])).view(
             -1, count, *b.shape[2:]
         )
+
+    @torch.no_grad()
+    def scale_(self, factor: float) -> None:
+        """Multiply the hypernetwork's residual by `factor`."""
+        self.layer.lora_B[ADAPTER].weight.mul_(factor)
 
     def _inputs(self, x: Tensor) -> Tensor:
         """What each output value is linear in: [N, in]."""

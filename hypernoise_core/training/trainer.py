@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +14,6 @@ from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
 from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
-from ..hypernetworks.lora import LoraHypernetwork
-from ..hypernetworks.warm_start import LastLayerRegression, scale_last_layer_
 from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SHARED_NOISE, added_noise, derive_seed
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
@@ -29,6 +28,9 @@ from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
 from .teachers import GradientTeacher, Judged, Lesson, Teacher
 from .validation import Validation
+
+if TYPE_CHECKING:  # ComfyUI trains heads without peft
+    from ..hypernetworks.warm_start import LastLayerRegression
 
 STEP_LENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
 """What the warm start's line search tries; 0 leaves the hypernetwork at zero."""
@@ -160,14 +162,16 @@ class Trainer:
         denoiser = self.adapter.network if trains_itself else None
         return GradientTeacher(self.generator, self.reward, self.config.steps, denoiser, self.config.between_steps)
 
-    def _make_regression(self) -> LastLayerRegression | None:
+    def _make_regression(self) -> "LastLayerRegression | None":
         if not self.config.warm_start_pictures or self.config.train_type != "noise":
             return None
-        if not isinstance(self.adapter, LoraHypernetwork) or self.adapter.coarsen != 1:
+        if self.adapter.kind != "noise" or self.adapter.coarsen != 1:
             raise ValueError(
                 "warm_start_pictures is set, which fits a LoRA's last layer at full size: leave it out, or take "
                 "hypernetwork lora without coarsen"
             )
+        from ..hypernetworks.warm_start import LastLayerRegression  # needs peft
+
         return LastLayerRegression(self.adapter)
 
     def save(self, path: str | Path, **training) -> None:
@@ -265,7 +269,7 @@ class Trainer:
                     kl = kl_l2(length * delta, config.kl_reduction)
                     losses[i] += (kl - self.reward.score(images, part.text) / config.temperature).sum()
         processes.sum_([losses])
-        scale_last_layer_(self.adapter, STEP_LENGTHS[int(losses.argmin())])
+        self.regression.scale_(STEP_LENGTHS[int(losses.argmin())])
 
     def _pictures(self, start: Tensor, part: Lesson) -> Tensor:
         between = added_noise(self.config.between_steps, part.x0, start)

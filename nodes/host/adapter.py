@@ -1,59 +1,44 @@
-"""HYPERNOISE, what travels between the nodes: a HyperNoise LoRA, and its form for one MODEL."""
+"""HYPERNOISE, what travels between the nodes: a noise hypernetwork of any kind, and its form for one MODEL."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
-import comfy.model_management
-import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor, nn
+from torch import Tensor
 
-from hypernoise_core.hypernetworks.adapter_file import AdapterInfo, layer_ranks, read_adapter
-from hypernoise_core.hypernetworks.adapter_fit import fit_adapter, misfit
-from hypernoise_core.hypernetworks.comfy_keys import A, B
-from hypernoise_core.hypernetworks.injection import LowRankBranch
+from .call import FirstCall
 
 HyperNoiseType = io.Custom("HYPERNOISE")
 
-LAST_LAYERS = ("out.2", "final_layer.linear", "proj_out")
-"""Of UNets, FLUX and SANA, for adapters whose files do not say it."""
 
+class FittedHyperNoise(ABC):
+    """A noise hypernetwork's form for one denoiser. The attributes are those of the core's `NoiseFunction`."""
 
-@dataclass(frozen=True, eq=False)
-class FittedLora:
-    """A HyperNoise LoRA as branches beside a denoiser's layers."""
-
-    branches: dict[str, LowRankBranch]
-    last_layer: str
+    keeps_norm = False
+    is_told = False
+    coarsen: int = 1
     patcher: ModelPatcher
-    """Through it ComfyUI loads and unloads the branches' weights like any model's."""
+    """Through it ComfyUI loads and unloads the hypernetwork's weights like any model's."""
+
+    @abstractmethod
+    def delta(self, call: FirstCall, remaining: int) -> Tensor:
+        """f_φ from one denoiser call: [B, C, h, w]."""
 
 
-@dataclass(frozen=True, eq=False)
-class HyperNoise:
-    """An adapter as its file has it, under diffusers' names."""
+class HyperNoise(ABC):
+    """A noise hypernetwork as its file has it."""
 
-    name: str
-    weights: dict[str, Tensor]
-    info: AdapterInfo
-    _fitted: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
+    def __init__(self, name: str):
+        self.name = name
+        self._fitted: WeakKeyDictionary = WeakKeyDictionary()
 
-    @classmethod
-    def load(cls, name: str, path) -> HyperNoise:
-        weights, info = read_adapter(path)
-        if info.kind not in ("", "noise"):
-            raise ValueError(
-                f"file: {name} is a LoRA that was fine-tuned into its generator for comparison, not a noise "
-                f"hypernetwork: choose one trained as such"
-            )
-        return cls(name, weights, info)
-
-    def fit(self, model: ModelPatcher) -> FittedLora:
+    def fit(self, model: ModelPatcher) -> FittedHyperNoise:
         """Its form for this MODEL's denoiser, made once.
 
         Raises:
@@ -63,29 +48,12 @@ class HyperNoise:
             self._fitted[model.model] = self._fit(model)
         return self._fitted[model.model]
 
-    def _fit(self, model: ModelPatcher) -> FittedLora:
-        denoiser = model.model.diffusion_model
-        try:
-            weights, last_layer = fit_adapter(denoiser, self.weights, self.info)
-            names = layer_ranks(weights)
-            last_layer = last_layer or next((name for name in LAST_LAYERS if name in names), "")
-            if last_layer not in names:
-                raise ValueError("it has no weights for the model's last layer")
-        except ValueError as error:
-            this_model = type(model.model).__name__
-            raise ValueError(misfit(f"hypernoise: {self.name}", self.info, this_model, error)) from error
-        dtype = model.model.get_dtype_inference()
-        scale = self.info.alpha / self.info.rank
-        branches = {}
-        for name in names:
-            a, b = (weights[f"{name}.{half}"].to(dtype) for half in (A, B))
-            branches[name] = LowRankBranch(denoiser.get_submodule(name), a, b, scale, comfy.ops.manual_cast)
-        patcher = ModelPatcher(
-            nn.ModuleList(branches.values()),
-            load_device=model.load_device,
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
-        return FittedLora(branches, last_layer, patcher)
+    @abstractmethod
+    def _fit(self, model: ModelPatcher) -> FittedHyperNoise: ...
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write its file again."""
 
 
 def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import folder_paths
 
-from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.hypernetworks.adapter_file import PEFT_WEIGHTS
 
 ADAPTERS = "hypernoise"
 REWARDS = "hypernoise_rewards"
 EMBEDDED = "embedded"
 """The name that stands for what the pack ships, here as in `load_generator` and `load_reward`."""
+
+SHIPPED = {EMBEDDED: HYPERNOISE_FILE, f"{EMBEDDED} head": HEAD_FILE}
+"""Noise hypernetworks for the embedded generator."""
 
 
 def register() -> None:
@@ -24,20 +27,20 @@ def register() -> None:
 
 
 def adapter_names() -> list[str]:
-    """What Load HyperNoise LoRA offers: the embedded one, files, and PEFT folders by their folder's name."""
+    """What Load HyperNoise LoRA offers: the shipped ones, files, and PEFT folders by their folder's name."""
     names = {}
     for file in map(Path, folder_paths.get_filename_list(ADAPTERS)):
         if file.name in PEFT_WEIGHTS:
             names[file.parent.as_posix()] = None
         elif file.suffix == ".safetensors":
             names[file.as_posix()] = None
-    return [EMBEDDED, *names]
+    return [*SHIPPED, *names]
 
 
 def adapter_path(name: str) -> Path | None:
     """The file or PEFT folder of one of `adapter_names`, or None if it is gone."""
-    if name == EMBEDDED:
-        return HYPERNOISE_FILE
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name not in adapter_names():
         return None
     return next(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
@@ -28,18 +27,12 @@ from hypernoise_core.generators.base import Generator
 from hypernoise_core.hypernetworks.adapter_file import denoiser_fingerprint
 from hypernoise_core.layers import TARGETS, is_target
 from hypernoise_core.noise import First, streams
+from hypernoise_core.reading import Reading
 
+from .call import raw_output
 from .differentiation import Recomputation, leave_inference_mode
-from .residual import raw_output
-
-FAMILIES = {
-    "SD15": "sd-turbo",
-    "SD20": "sd-turbo",
-    "SDXL": "sdxl-turbo",
-    "Flux": "flux",
-    "FluxSchnell": "flux",
-}
-"""The core's names of the architectures that ComfyUI calls so; others go by ComfyUI's."""
+from .features import patch_size, picture_grid
+from .identity import identity, latent_space
 
 EVERYTHING = 1e20
 """Bytes, more than there are: ComfyUI then unloads all other models, as for its own training."""
@@ -68,9 +61,10 @@ class HostGenerator(Generator):
             )
         self.denoiser: nn.Module = self._patcher.model.diffusion_model
         _check_layers(self.denoiser)
-        self.family, self.name = _identity(self._patcher)
+        self.family, self.name = identity(self._patcher)
         self.latent_channels = latents.latent_channels
         self.latent_scale = int(getattr(latents, "spacial_downscale_ratio", vae.downscale_ratio))
+        self.latent_scaling = latent_space(self._patcher).scaling
         self.default_size = default_size
         self.device = self._patcher.load_device
         self._prompts: dict[str, int] = {}
@@ -79,8 +73,7 @@ class HostGenerator(Generator):
 
     @property
     def size_multiple(self) -> int:
-        patch = vars(self.denoiser).get("patch_size", 1)
-        return self.latent_scale * (patch if isinstance(patch, int) else 1)
+        return self.latent_scale * (patch_size(self.denoiser) or 1)
 
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """Numbers of the conditionings, which are kept here as ComfyUI has them: no two models' look alike."""
@@ -130,10 +123,26 @@ class HostGenerator(Generator):
         return self._patcher.model.model_sampling.calculate_denoised(sigma, prediction, x)
 
     def _first_input(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's input for unit noise, and its sigma."""
+        """Unit noise as the model's sampling scales it, and the sigma of pure noise."""
         sampling = self._patcher.model.model_sampling
         sigma = torch.as_tensor(float(sampling.sigma_max), device=x0.device)
         return sampling.noise_scaling(sigma, x0, torch.zeros_like(x0)), sigma
+
+    def read(self, x0: Tensor, conditioning: TensorBatch) -> Reading:
+        """One call for each group of prompts that ComfyUI can put into one."""
+        groups = _alike(self._model_conds(conditioning["number"].tolist(), x0))
+        if len(groups) == 1:
+            return super().read(x0, conditioning)
+        parts = [super(HostGenerator, self).read(x0[rows], conditioning.rows(rows)) for rows in groups]
+        order = torch.tensor([row for rows in groups for row in rows]).argsort().to(x0.device)
+        features = [part.features for part in parts]
+        return Reading(
+            torch.cat([part.prediction for part in parts])[order],
+            None if features[0] is None else torch.cat(features)[order],
+        )
+
+    def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
+        return picture_grid(self.denoiser, tokens, height, width)
 
     def denoise(
         self,
@@ -245,21 +254,20 @@ def _check_layers(denoiser: nn.Module) -> None:
     odd = [name for name, m in denoiser.named_modules() if is_target(m) and not isinstance(m, TARGETS)]
     if odd:
         raise ValueError(f"model: {odd[0]} is quantized; train on the model's 16 bit file, the result works on both")
+
+
+def check_lora_names(denoiser: nn.Module) -> None:
+    """Whether a LoRA on `denoiser` can be written under diffusers' names.
+
+    Raises:
+        ValueError: it is of a family that has none known here.
+    """
     try:
         denoiser_fingerprint(denoiser)
     except ValueError as error:
-        raise ValueError(f"model: {type(denoiser).__name__} cannot be trained for: {error}") from error
-
-
-def _identity(patcher: ModelPatcher) -> tuple[str, str]:
-    """(family, name) as files that the core writes have them."""
-    own = getattr(patcher.model, "generator", None)  # SANA-Sprint's, which is the core's
-    if isinstance(own, Generator):
-        return own.family, own.name
-    kind = type(patcher.model.model_config).__name__
-    family = FAMILIES.get(kind, kind.lower())
-    source = getattr(patcher, "cached_patcher_init", None)  # (loader, (file, …)); older hosts lack it
-    return family, Path(source[1][0]).stem if source and isinstance(source[1][0], str) else family
+        raise ValueError(
+            f"hypernetwork: a lora cannot be trained for {type(denoiser).__name__}, take a head: {error}"
+        ) from error
 
 
 def _alike(conds: Sequence[dict]) -> list[list[int]]:

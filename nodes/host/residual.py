@@ -1,4 +1,6 @@
-"""f_φ inside ComfyUI: one denoiser call with the LoRA injected, with all that the host does around a call."""
+"""f_φ inside ComfyUI: a noise hypernetwork of any kind on a MODEL."""
+
+from __future__ import annotations
 
 import comfy.model_management
 import comfy.samplers
@@ -7,9 +9,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from hypernoise_core.hypernetworks.injection import injected
+from hypernoise_core.hypernetworks.base import NoiseFunction
 
-from .adapter import FittedLora, HyperNoise
+from .adapter import FittedHyperNoise, HyperNoise
+from .call import FirstCall
 
 KEY = "hypernoise"
 """Of what the pack adds to a ModelPatcher."""
@@ -18,60 +21,50 @@ NOT_TEXT = ("control", "control_apply_to_uncond", "gligen")
 """What f_φ does not see of a conditioning: it was trained on noise and text."""
 
 
-class FirstCall(comfy.samplers.Sampler):
+class HostFunction(NoiseFunction):
+    """f_φ on a MODEL that it fits, with whatever LoRAs and patches that carries. A conditioning is a CONDITIONING, or
+    the dictionary of conds that a guider made of some.
+
+    Raises:
+        ValueError: `hypernoise` was made for another model.
+    """
+
+    def __init__(self, model: ModelPatcher, hypernoise: HyperNoise):
+        self.fitted = hypernoise.fit(model)
+        self.keeps_norm, self.is_told = self.fitted.keeps_norm, self.fitted.is_told
+        self.coarsen = self.fitted.coarsen
+        self.model = model.clone()
+        self.model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # it would modulate these calls too
+        self.model.set_additional_models(KEY, [self.fitted.patcher])
+
+    def residual(self, x: Tensor, conditioning: list | dict, remaining: int | Tensor = 1) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        guider = comfy.samplers.CFGGuider(self.model)
+        if isinstance(conditioning, dict):
+            guider.original_conds = conditioning
+        else:
+            guider.inner_set_conds({"positive": conditioning})
+        guider.original_conds = {
+            "positive": [
+                {key: value for key, value in cond.items() if key not in NOT_TEXT}
+                for cond in guider.original_conds["positive"]
+            ]
+        }
+        sigma = torch.as_tensor(float(self.model.get_model_object("model_sampling").sigma_max))
+        sigmas = torch.stack([sigma, torch.zeros_like(sigma)])
+        call = _InPlaceOfSampler(self.fitted, remaining)
+        guider.sample(x, torch.zeros_like(x), call, sigmas, disable_pbar=True, seed=0)
+        return call.delta.to(x)
+
+
+class _InPlaceOfSampler(comfy.samplers.Sampler):
     """Not a sampler: the one call that f_φ makes, in the place where a sampler would make its first."""
 
-    def __init__(self, lora: FittedLora):
-        self.lora = lora
+    def __init__(self, fitted: FittedHyperNoise, remaining: int):
+        self.fitted, self.remaining = fitted, remaining
         self.delta: Tensor | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *_, **__):
-        model = model_wrap.inner_model
-        sampling = model.model_sampling
-        x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise))
-        conds = [model_wrap.conds["positive"]]
-        with injected(model.diffusion_model, self.lora.branches, self.lora.last_layer):
-            denoised = comfy.samplers.calc_cond_batch(
-                model, conds, x, sigmas[0].expand(len(x)), extra_args["model_options"]
-            )[0]
-        self.delta = raw_output(sampling, sigmas[0], x, denoised)
+        call = FirstCall.of(model_wrap, noise, sigmas[0], extra_args["model_options"])
+        self.delta = self.fitted.delta(call, self.remaining)
         return noise
-
-
-def raw_output(sampling, sigma: Tensor, x: Tensor, denoised: Tensor) -> Tensor:
-    """What the denoiser returned, from what ComfyUI made of it: that is affine for every kind of prediction."""
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    slope = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
-    return (denoised - sampling.calculate_denoised(sigma, zero, x)) / slope
-
-
-def residual(model: ModelPatcher, hypernoise: HyperNoise, x0: Tensor, conditioning: list | dict) -> Tensor:
-    """f_φ(x0, c): float32 on x0's device.
-
-    Args:
-        model: any that `hypernoise` fits, with whatever LoRAs and patches it carries.
-        x0: unit Gaussian noise [B, C, h, w].
-        conditioning: a CONDITIONING, or the dictionary of conds that a guider made of some.
-    """
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    lora = hypernoise.fit(model)
-    model = model.clone()
-    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # a modulated MODEL would modulate this call too
-    model.set_additional_models(KEY, [lora.patcher])
-    guider = comfy.samplers.CFGGuider(model)
-    if isinstance(conditioning, dict):
-        guider.original_conds = conditioning
-    else:
-        guider.inner_set_conds({"positive": conditioning})
-    guider.original_conds = {
-        "positive": [
-            {key: value for key, value in cond.items() if key not in NOT_TEXT}
-            for cond in guider.original_conds["positive"]
-        ]
-    }
-    sigma = torch.as_tensor(float(model.get_model_object("model_sampling").sigma_max))
-    call = FirstCall(lora)
-    guider.sample(
-        x0, torch.zeros_like(x0), call, torch.stack([sigma, torch.zeros_like(sigma)]), disable_pbar=True, seed=0
-    )
-    return call.delta.to(x0)

@@ -135,7 +135,8 @@ class TrainingRun:
         """Before anything that can be interrupted: a step that is made is in the curves."""
         if isinstance(event, StepDone):
             for name in CURVES:
-                self.curves[name].append(event.metrics[name])
+                if name in event.metrics:  # a step of distillation has no reward
+                    self.curves[name].append(event.metrics[name])
         elif isinstance(event, StepSkipped):
             self.notes.append(f"step {event.step} was skipped: {event.reason}")
 
@@ -215,7 +216,8 @@ class _Preview:
         rows = [self._base]
         if averaged is not None:
             with averaged as adapter:
-                moved = torch.cat([adapter.modulate(x, c) for x, c in self._one_by_one()])
+                iterations = self._trainer.config.iterations
+                moved = torch.cat([adapter.modulate(x, c, iterations=iterations) for x, c in self._one_by_one()])
             made, self.scores[1] = self._make(moved)
             rows.append(made)
         titles = [f"{title}  reward {score:.4g}" for title, score in zip(TITLES, self.scores, strict=True)]

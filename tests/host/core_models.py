@@ -1,15 +1,20 @@
-"""SD 2.x and FLUX-schnell at toy size, as diffusers pipelines here and as files that ComfyUI's own loaders take."""
+"""SD 2.x, SDXL and FLUX-schnell at toy size, as diffusers pipelines here and as files that ComfyUI takes: its own
+loaders, but for SDXL, which they know by its full depth alone (`ProbeSdxl`)."""
 
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
-from tiny_pipelines import flux_schnell, sd_turbo
+from tiny_pipelines import flux_schnell, sd_turbo, sdxl_turbo
 from torch import nn
 
+from hypernoise_core import TensorBatch
 from hypernoise_core.generators import FAMILIES
 from hypernoise_core.hypernetworks.comfy_keys import KeyMap, key_map
 from hypernoise_core.layers import target_names
+
+TOKENS, POOLED = 7, 32
+"""Of `random_text`."""
 
 RESNET_NORMS = {"norm1": ("conv1", "in_layers.2", "in_layers.0"), "norm2": ("conv2", "out_layers.3", "out_layers.0")}
 
@@ -24,7 +29,46 @@ def tiny_sd(path):
     save_file(comfy_state_dict(unet), path)
     pipeline = sd_turbo()
     pipeline.unet = unet
-    return FAMILIES["StableDiffusionPipeline"](pipeline, name="tiny-sd")
+    _set_latents(pipeline, channels=4, scaling_factor=0.18215)
+    return _with_random_text(FAMILIES["StableDiffusionPipeline"](pipeline, name="tiny-sd"), width=1024)
+
+
+def tiny_sdxl(path):
+    """As `tiny_sd`."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(64,), layers_per_block=1, cross_attention_dim=64, attention_head_dim=1,
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=6 * 256 + POOLED,
+    )  # fmt: skip
+    save_file(comfy_state_dict(unet), path)
+    pipeline = sdxl_turbo()
+    pipeline.unet = unet
+    _set_latents(pipeline, channels=4, scaling_factor=0.13025)
+    return _with_random_text(FAMILIES["StableDiffusionXLPipeline"](pipeline, name="tiny-sdxl"), width=64)
+
+
+def random_text(count, width, seed=0):
+    """Conditionings of random numbers, such as `ProbeConditioning` makes."""
+    random = torch.Generator().manual_seed(seed)
+    embeds = torch.randn(1, TOKENS, width, generator=random)
+    return TensorBatch({"embeds": embeds, "pooled": torch.randn(1, POOLED, generator=random)}).repeat(count)
+
+
+def _with_random_text(generator, width):
+    """The toy pipelines' text encoders are narrower than these denoisers."""
+    generator.encode = lambda prompts: random_text(len(prompts), width)
+    return generator
+
+
+def _set_latents(pipeline, channels, **config):
+    """An autoencoder with the full-size model's latent space: heads are refused where it differs."""
+    pipeline.vae = AutoencoderKL(
+        block_out_channels=(8,) * 4, norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=channels, **config,
+    )  # fmt: skip
+    pipeline.vae_scale_factor = 8
 
 
 def comfy_state_dict(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
@@ -46,7 +90,8 @@ def tiny_flux(path):
     save_file(transformer.state_dict(), path)
     pipeline = flux_schnell()
     pipeline.transformer = transformer
-    return FAMILIES["FluxPipeline"](pipeline, name="tiny-flux")
+    _set_latents(pipeline, channels=16, scaling_factor=0.3611, shift_factor=0.1159)
+    return _with_random_text(FAMILIES["FluxPipeline"](pipeline, name="tiny-flux"), width=64)
 
 
 def _tensors(module: nn.Module):

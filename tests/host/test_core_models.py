@@ -5,21 +5,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from host.core_models import tiny_flux, tiny_sd
+from host.core_models import POOLED, random_text, tiny_flux, tiny_sd
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
-from hypernoise_core import LoraHypernetwork, TensorBatch
+from hypernoise_core import LoraHypernetwork
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
-
-TOKENS = 7
 
 
 class Case:
     """A core model in the host, with an adapter for it and the same in the core."""
 
-    def __init__(self, server, name, build, width, pooled, last_layer):
+    def __init__(self, server, name, build, width, last_layer):
         models = server.folder / "models"
-        self.name, self.width, self.pooled = name, width, pooled
+        self.name, self.width = name, width
         self.file, self.adapter = f"{name}.safetensors", f"hypernoise-{name}.safetensors"
         self.generator = build(models / "diffusion_models" / self.file)
         self.f = LoraHypernetwork(self.generator, rank=4, alpha=8, last_layer=last_layer)
@@ -33,7 +31,7 @@ class Case:
     def loaded(self, g, batch=1):
         """(model, conditioning, latent)"""
         model = g.UNETLoader(unet_name=self.file, weight_dtype="default")
-        conditioning = g.ProbeConditioning(width=self.width, pooled=self.pooled, seed=0)
+        conditioning = g.ProbeConditioning(width=self.width, pooled=POOLED, seed=0)
         return model, conditioning, g.EmptyLatentImage(width=64, height=64, batch_size=batch)
 
     def hypernoise(self, g):
@@ -45,15 +43,12 @@ class Case:
         )
 
     def conditioning(self, batch):
-        random = torch.Generator().manual_seed(0)
-        embeds = torch.randn(1, TOKENS, self.width, generator=random)
-        pooled = torch.randn(1, self.pooled, generator=random)
-        return TensorBatch({"embeds": embeds, "pooled": pooled}).repeat(batch)
+        return random_text(batch, self.width)
 
 
 @pytest.fixture(scope="module", params=["sd", "flux"])
 def case(request, plain_comfy):
-    setting = {"sd": (tiny_sd, 1024, 32, "conv_out"), "flux": (tiny_flux, 64, 32, "proj_out")}[request.param]
+    setting = {"sd": (tiny_sd, 1024, "conv_out"), "flux": (tiny_flux, 64, "proj_out")}[request.param]
     return Case(plain_comfy, request.param, *setting)
 
 
@@ -144,7 +139,7 @@ def test_wrong_pairs_are_told_at_the_node(plain_comfy, case):
     def sample(adapter, width):
         g = Graph()
         model, _, latent = case.loaded(g)
-        conditioning = g.ProbeConditioning(width=width, pooled=case.pooled, seed=0)
+        conditioning = g.ProbeConditioning(width=width, pooled=POOLED, seed=0)
         noise = g.HyperNoiseModulateNoise(
             noise=g.RandomNoise(noise_seed=0), model=model, conditioning=conditioning,
             hypernoise=g.HyperNoiseLoraLoader(file=adapter), strength=1.0,
@@ -160,7 +155,7 @@ def test_wrong_pairs_are_told_at_the_node(plain_comfy, case):
     with pytest.raises(ComfyError, match="conditioning: its text encoder gives 48 numbers") as wrong:
         g = Graph()
         model, _, latent = case.loaded(g)
-        conditioning = g.ProbeConditioning(width=48, pooled=case.pooled, seed=0)
+        conditioning = g.ProbeConditioning(width=48, pooled=POOLED, seed=0)
         moved = g.HyperNoiseModulateModel(model=model, hypernoise=case.hypernoise(g), strength=1.0)
         g.ProbeSave(latent=ksampler(g, moved, conditioning, conditioning, latent))
         plain_comfy.run(g.nodes)

@@ -7,11 +7,14 @@ import time
 import uuid
 
 import comfy.controlnet
+import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.sd
+import comfy.supported_models
 import comfy.taesd.taesd
+import comfy.utils
 import folder_paths
 import latent_preview
 import numpy as np
@@ -317,6 +320,56 @@ class ProbeGenerator(io.ComfyNode):
         return io.NodeOutput(images.movedim(1, -1), *gradients)
 
 
+def patcher_of(config, weights=None):
+    """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model(weights or {}, "")
+    if weights:
+        model.load_model_weights(weights, "")
+    else:
+        random = torch.Generator().manual_seed(0)
+        for name, weight in model.diffusion_model.named_parameters():  # ComfyUI's layers come without any
+            scale = weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.1
+            weight.copy_(torch.randn(weight.shape, generator=random) * scale + ("norm" in name and weight.dim() == 1))
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
+
+
+class ProbeSdxl(io.ComfyNode):
+    """An SDXL of any depth from a file; ComfyUI's loaders know it by its full depth."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="ProbeSdxl", inputs=[io.String.Input("file")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, file):
+        weights = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("diffusion_models", file))
+        config = comfy.model_detection.detect_unet_config(weights, "")
+        return io.NodeOutput(patcher_of(comfy.supported_models.SDXL(config), weights))
+
+
+class ProbeZImage(io.ComfyNode):
+    """A Z-Image of one layer; ComfyUI's loaders know it by its full width."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="ProbeZImage", inputs=[io.Int.Input("width")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, width):
+        config = comfy.supported_models.ZImage(
+            {
+                "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "cap_feat_dim": width,
+                "n_layers": 1, "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 2,
+                "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
+                "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0,
+                "pad_tokens_multiple": 32,
+            }
+        )  # fmt: skip
+        return io.NodeOutput(patcher_of(config))
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -328,6 +381,8 @@ class ProbeExtension(ComfyExtension):
             ProbePreview,
             ProbeNoise,
             ProbeSlowModel,
+            ProbeSdxl,
+            ProbeZImage,
             ProbeStamp,
             ProbeClipAndVae,
             ProbeEncode,

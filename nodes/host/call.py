@@ -1,0 +1,49 @@
+"""One denoiser call on unit noise, made by ComfyUI with all that it does around one: what f_φ does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class FirstCall:
+    """The call that a sampler would make first; nothing is run before `denoised` is asked for."""
+
+    model: nn.Module
+    """ComfyUI's BaseModel, loaded."""
+    noise: Tensor
+    """Unit Gaussian, [B, C, h, w]."""
+    x: Tensor
+    """The noise as the model's sampling scales it."""
+    sigma: Tensor
+    conds: Sequence[dict]
+    """The positive ones, as ComfyUI has processed them."""
+    options: dict
+    """The MODEL's."""
+
+    @classmethod
+    def of(cls, guider: comfy.samplers.CFGGuider, noise: Tensor, sigma: Tensor, options: dict) -> FirstCall:
+        model = guider.inner_model
+        x = model.model_sampling.noise_scaling(sigma, noise, torch.zeros_like(noise))
+        return cls(model, noise, x, sigma, guider.conds["positive"], options)
+
+    def denoised(self, conds: Sequence[dict] | None = None) -> Tensor:
+        """The clean latents that the model predicts, [B, C, h, w], for all conds or for some."""
+        conds = list(self.conds if conds is None else conds)
+        sigma = self.sigma.expand(len(self.x))
+        return comfy.samplers.calc_cond_batch(self.model, [conds], self.x, sigma, self.options)[0]
+
+    def raw_output(self, denoised: Tensor) -> Tensor:
+        return raw_output(self.model.model_sampling, self.sigma, self.x, denoised)
+
+
+def raw_output(sampling, sigma: Tensor, x: Tensor, denoised: Tensor) -> Tensor:
+    """What the denoiser returned, from what ComfyUI made of it: that is affine for every kind of prediction."""
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    slope = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
+    return (denoised - sampling.calculate_denoised(sigma, zero, x)) / slope

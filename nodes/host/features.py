@@ -1,0 +1,76 @@
+"""What enters the last layer of ComfyUI's denoisers, and where the picture is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from hypernoise_core.layers import is_target
+from hypernoise_core.reading import inputs_of, tokens_as_grid
+
+_last_layers: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Of each denoiser that was run, by name."""
+
+
+@contextmanager
+def entering_last_layer(denoiser: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what enters the last Linear or Conv2d that `denoiser` runs, one tensor for each of its calls. Which
+    layer that is shows the first time, without a call for it alone."""
+    if name := _last_layers.get(denoiser):
+        with inputs_of(denoiser.get_submodule(name)) as received:
+            yield received
+        return
+    received, latest = [], {}
+
+    def called(*_):
+        if latest:
+            received.append(latest["input"])
+            _last_layers[denoiser] = latest["name"]
+
+    with ExitStack() as hooks:
+        for name, layer in denoiser.named_modules():
+            if is_target(layer):
+                note = lambda _, args, name=name: latest.update(name=name, input=args[0])  # noqa: E731
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+        hooks.callback(denoiser.register_forward_hook(called).remove)
+        yield received
+
+
+def picture_grid(denoiser: nn.Module, features: Tensor, height: int, width: int) -> Tensor | None:
+    """What enters the last layer as a grid over the picture.
+
+    Args:
+        features: [B, F, h', w'], or tokens [B, N, F].
+        height, width: of the latents, in cells.
+
+    Returns:
+        [B, F, h', w'], float32, or None where it is not known which tokens are the picture's.
+    """
+    patch = patch_size(denoiser)
+    if features.dim() == 3 and patch:
+        rows, columns = -(-height // patch), -(-width // patch)  # ComfyUI fills sides up to whole patches
+        start = _first_picture_token(denoiser, features.shape[1], rows * columns)
+        picture = features[:, start : start + rows * columns]
+        height, width = rows, columns
+    else:
+        picture = features
+    grid = tokens_as_grid(picture, height, width)
+    return None if grid is None else grid.float()
+
+
+def patch_size(denoiser: nn.Module) -> int | None:
+    """Latent cells along each side of a token, where the denoiser says so."""
+    patch = vars(denoiser).get("patch_size")
+    patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
+    return patch if isinstance(patch, int) else None
+
+
+def _first_picture_token(denoiser: nn.Module, count: int, picture: int) -> int:
+    """Lumina 2 and Z-Image keep text before the picture, each filled up to a multiple."""
+    if type(denoiser).__name__ != "NextDiT":
+        return 0
+    multiple = getattr(denoiser, "pad_tokens_multiple", None) or 1
+    return count - -(-picture // multiple) * multiple

@@ -1,0 +1,83 @@
+"""The head in ComfyUI: it reads one call of the MODEL as it is, with whatever LoRAs, quantization, offloading and
+patches the MODEL has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from hypernoise_core.hypernetworks.head import HeadHypernetwork, check_fit
+from hypernoise_core.hypernetworks.head_file import HeadInfo, read_head, write_head
+from hypernoise_core.hypernetworks.head_network import HeadNetwork
+from hypernoise_core.reading import Reading
+
+from .adapter import FittedHyperNoise, HyperNoise
+from .call import FirstCall
+from .features import entering_last_layer, picture_grid
+from .identity import identity, latent_space
+
+
+class HyperNoiseHead(HyperNoise):
+    def __init__(self, name: str, path: str | Path):
+        super().__init__(name)
+        self.network, self.info = read_head(path)
+
+    def save(self, path: str | Path) -> None:
+        write_head(path, self.network.state_dict(), self.info)
+
+    def _fit(self, model: ModelPatcher) -> FittedHead:
+        family, name = identity(model)
+        check_fit(self.info, f"hypernoise: {self.name}", name, family, latent_space(model))
+        return FittedHead(f"hypernoise: {self.name}", self.network, self.info, model)
+
+
+class FittedHead(FittedHyperNoise):
+    keeps_norm, is_told = HeadHypernetwork.keeps_norm, HeadHypernetwork.is_told
+
+    def __init__(self, name: str, network: HeadNetwork, info: HeadInfo, model: ModelPatcher):
+        self.name, self.network, self.coarsen = name, network, info.coarsen
+        self.patcher = ModelPatcher(
+            network, load_device=model.load_device, offload_device=comfy.model_management.unet_offload_device()
+        )
+
+    def delta(self, call: FirstCall, remaining: int) -> Tensor:
+        reading = self.read(call)
+        try:
+            return self.network(call.noise, reading, remaining)
+        except ValueError as error:
+            raise ValueError(f"{self.name} does not fit this model: {error}") from error
+
+    def read(self, call: FirstCall) -> Reading:
+        """What the denoiser makes of the noise for the first prompt that covers the picture.
+
+        Raises:
+            ValueError: no prompt does, or a patch of the MODEL splits the call up.
+        """
+        conds = [_whole_picture(call)]
+        if not self.network.shape.features:
+            return Reading(call.denoised(conds))
+        denoiser = call.model.diffusion_model
+        with entering_last_layer(denoiser) as received:
+            denoised = call.denoised(conds)
+        if len(received) != 1 or len(received[0]) != len(call.noise):
+            raise ValueError(
+                f"model: it calls its denoiser {len(received)} times for one reading, and a head reads one whole call: "
+                "connect Modulate Noise before the node that patches the model so"
+            )
+        return Reading(denoised, picture_grid(denoiser, received[0], *call.noise.shape[-2:]))
+
+
+def _whole_picture(call: FirstCall) -> dict:
+    """The first cond that is about the whole picture and counts at the first step. Prompts for areas and masks tell of
+    a part, and what the denoiser makes of each is a call of its own."""
+    for cond in call.conds:
+        start = cond.get("timestep_start")
+        if not any(key in cond for key in ("area", "mask")) and (start is None or float(call.sigma) <= float(start)):
+            return cond
+    raise ValueError(
+        "conditioning: every prompt is for an area, a mask or later steps, and a head reads the first call for the "
+        "whole picture: add a prompt without any by Conditioning (Combine)"
+    )

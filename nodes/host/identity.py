@@ -1,0 +1,38 @@
+"""Which model a MODEL is, in the words of files that the core writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy.model_patcher import ModelPatcher
+
+from hypernoise_core.hypernetworks.head_file import LatentSpace
+
+FAMILIES = {
+    "SD15": "sd-turbo",
+    "SD20": "sd-turbo",
+    "SDXL": "sdxl-turbo",
+    "Flux": "flux",
+    "FluxSchnell": "flux",
+}
+"""The core's names of the architectures that ComfyUI calls so; others go by ComfyUI's."""
+
+
+def identity(model: ModelPatcher) -> tuple[str, str]:
+    """(family, name)."""
+    own = getattr(model.model, "generator", None)  # SANA-Sprint's, which is the core's
+    if own is not None:
+        return own.family, own.name
+    kind = type(model.model.model_config).__name__
+    family = FAMILIES.get(kind, kind.lower())
+    source = getattr(model, "cached_patcher_init", None)  # (loader, (file, …)); older hosts lack it
+    return family, Path(source[1][0]).stem if source and isinstance(source[1][0], str) else family
+
+
+def latent_space(model: ModelPatcher) -> LatentSpace:
+    latents = model.model.latent_format
+    return LatentSpace(
+        channels=latents.latent_channels,
+        scale=int(getattr(latents, "spacial_downscale_ratio", 8)),
+        scaling=float(getattr(latents, "scale_factor", 1.0)),
+    )
