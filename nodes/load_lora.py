@@ -20,8 +20,8 @@ class HyperNoiseLoraLoader(io.ComfyNode):
                     "file",
                     options=adapter_names(),
                     default=EMBEDDED,
-                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the one that the "
-                    "pack ships for its embedded generator.",
+                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' ships with the "
+                    "pack and fits its embedded generator.",
                 ),
             ],
             outputs=[HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes.")],

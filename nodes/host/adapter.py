@@ -1,4 +1,4 @@
-"""HYPERNOISE, what travels between the nodes: a HyperNoise LoRA, and its form for one MODEL."""
+"""HYPERNOISE, which nodes pass on: a HyperNoise LoRA, and its form for one MODEL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypernoise_core.hypernetworks.injection import LowRankBranch
 HyperNoiseType = io.Custom("HYPERNOISE")
 
 LAST_LAYERS = ("out.2", "final_layer.linear", "proj_out")
-"""Of UNets, FLUX and SANA, for adapters whose files do not say it."""
+"""Last layers of UNets, FLUX and SANA, for adapters whose files do not name it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,12 @@ class FittedLora:
     branches: dict[str, LowRankBranch]
     last_layer: str
     patcher: ModelPatcher
-    """Through it ComfyUI loads and unloads the branches' weights like any model's."""
+    """ComfyUI loads and unloads the branches' weights through it, like any model's."""
 
 
 @dataclass(frozen=True, eq=False)
 class HyperNoise:
-    """An adapter as its file has it, under diffusers' names."""
+    """An adapter as stored in its file, with diffusers' names."""
 
     name: str
     weights: dict[str, Tensor]
@@ -48,8 +48,7 @@ class HyperNoise:
         weights, info = read_adapter(path)
         if info.kind not in ("", "noise"):
             raise ValueError(
-                f"file: {name} is a LoRA that was fine-tuned into its generator for comparison, not a noise "
-                f"hypernetwork: choose one trained as such"
+                f"file: {name} is a LoRA that fine-tunes the generator itself: choose a noise hypernetwork instead"
             )
         return cls(name, weights, info)
 
@@ -89,8 +88,8 @@ class HyperNoise:
 
 
 def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> None:
-    """Whether encoded texts [B, tokens, width] are as wide as this MODEL's denoiser takes them, as far as its
-    configuration says.
+    """Check that encoded texts [B, tokens, width] have the width that this MODEL's denoiser takes, if its configuration
+    says so.
 
     Raises:
         ValueError: they come from another text encoder.
@@ -100,6 +99,6 @@ def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> N
     for tokens in texts:
         if isinstance(width, int) and torch.is_tensor(tokens) and tokens.shape[-1] != width:
             raise ValueError(
-                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers a token and this model takes "
-                f"{width}: encode the prompt with the CLIP that belongs to the model"
+                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers per token, but this model takes "
+                f"{width}: encode the prompt with the CLIP of this model"
             )

@@ -1,4 +1,4 @@
-"""Where the pack's files lie: `models/hypernoise` and `models/hypernoise_rewards`."""
+"""The pack's folders: `models/hypernoise` and `models/hypernoise_rewards`."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ from hypernoise_core.hypernetworks.adapter_file import PEFT_WEIGHTS
 ADAPTERS = "hypernoise"
 REWARDS = "hypernoise_rewards"
 EMBEDDED = "embedded"
-"""The name that stands for what the pack ships, here as in `load_generator` and `load_reward`."""
+"""The name of what ships with the pack, here as in `load_generator` and `load_reward`."""
 
 
 def register() -> None:
-    """Make the folders, and make them known to ComfyUI; `extra_model_paths.yaml` can add others."""
+    """Create the folders and register them with ComfyUI. `extra_model_paths.yaml` can add others."""
     for name, extensions in ((ADAPTERS, {".safetensors", ".bin"}), (REWARDS, set())):
         folder = os.path.join(folder_paths.models_dir, name)
         os.makedirs(folder, exist_ok=True)
@@ -24,7 +24,7 @@ def register() -> None:
 
 
 def adapter_names() -> list[str]:
-    """What Load HyperNoise LoRA offers: the embedded one, files, and PEFT folders by their folder's name."""
+    """What Load HyperNoise LoRA offers: the embedded adapter, files, and PEFT folders by name."""
     names = {}
     for file in map(Path, folder_paths.get_filename_list(ADAPTERS)):
         if file.name in PEFT_WEIGHTS:

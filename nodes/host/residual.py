@@ -1,4 +1,4 @@
-"""f_φ inside ComfyUI: one denoiser call with the LoRA injected, with all that the host does around a call."""
+"""f_φ inside ComfyUI: one denoiser call with the injected LoRA, with everything that ComfyUI does around a call."""
 
 import comfy.model_management
 import comfy.samplers
@@ -12,14 +12,14 @@ from hypernoise_core.hypernetworks.injection import injected
 from .adapter import FittedLora, HyperNoise
 
 KEY = "hypernoise"
-"""Of what the pack adds to a ModelPatcher."""
+"""The key of everything that the pack adds to a ModelPatcher."""
 
 NOT_TEXT = ("control", "control_apply_to_uncond", "gligen")
-"""What f_φ does not see of a conditioning: it was trained on noise and text."""
+"""Parts of a conditioning that f_φ does not see: it was trained on noise and text."""
 
 
 class FirstCall(comfy.samplers.Sampler):
-    """Not a sampler: the one call that f_φ makes, in the place where a sampler would make its first."""
+    """Not a real sampler: it makes the one call of f_φ, where a sampler would make its first call."""
 
     def __init__(self, lora: FittedLora):
         self.lora = lora
@@ -39,7 +39,8 @@ class FirstCall(comfy.samplers.Sampler):
 
 
 def raw_output(sampling, sigma: Tensor, x: Tensor, denoised: Tensor) -> Tensor:
-    """What the denoiser returned, from what ComfyUI made of it: that is affine for every kind of prediction."""
+    """The denoiser's raw output, recovered from ComfyUI's `denoised`, which is affine in it for every kind of
+    prediction."""
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     slope = sampling.calculate_denoised(sigma, one, zero) - sampling.calculate_denoised(sigma, zero, zero)
     return (denoised - sampling.calculate_denoised(sigma, zero, x)) / slope
@@ -49,9 +50,9 @@ def residual(model: ModelPatcher, hypernoise: HyperNoise, x0: Tensor, conditioni
     """f_φ(x0, c): float32 on x0's device.
 
     Args:
-        model: any that `hypernoise` fits, with whatever LoRAs and patches it carries.
+        model: any MODEL that `hypernoise` fits, with any LoRAs and patches.
         x0: unit Gaussian noise [B, C, h, w].
-        conditioning: a CONDITIONING, or the dictionary of conds that a guider made of some.
+        conditioning: a CONDITIONING, or the dictionary of conds that a guider made.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     lora = hypernoise.fit(model)
