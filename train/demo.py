@@ -1,7 +1,7 @@
-"""The method end to end on the embedded generator, in minutes on a CPU: `make demo`.
+"""The method from training to scores on the embedded generator, in minutes on a CPU: `make demo`.
 
-Trains three adapters from nothing: a noise hypernetwork on the embedded preference reward, and, on redness, a noise
-hypernetwork and a direct fine-tuning with the same budget. Judges them with the exact detector, which none of them was
+Trains three adapters from zero: a noise hypernetwork on the embedded preference reward and, on redness, a noise
+hypernetwork and direct fine-tuning with the same budget. Scores them with the exact detector, which none of them was
 trained on, on held-out prompts and unseen seeds.
 """
 
@@ -41,16 +41,16 @@ TITLES = dict(zip(RUNS, ("HyperNoise", "redness HyperNoise", "redness fine-tuned
 
 @dataclass(kw_only=True)
 class DemoArguments:
-    """Train and judge on the embedded generator."""
+    """Train and score on the embedded generator."""
 
     save_dir: str = "outputs/demo"
-    """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors; replaced if there."""
+    """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors. Existing files are replaced."""
     n: int = 900
-    """Pictures per method; a multiple of 60."""
+    """Images per method; a multiple of 60."""
     scale: float = 1.0
-    """Of the training steps: 0.1 for a quick look."""
+    """Scale of the number of training steps: 0.1 for a quick look."""
     threads: int = 1
-    """CPU threads; 2 are about 1.5 times as fast on an idle machine."""
+    """CPU threads. 2 are about 1.5 times as fast on an idle machine."""
 
     def __post_init__(self):
         cases(self.n)
@@ -61,10 +61,10 @@ class DemoArguments:
 
 @in_arguments_of(DemoArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: DemoArguments = parse(DemoArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(generator: Generator, recipe: str, scale: float, folder: Path) -> Adapter:
-    """Train by a recipe into `folder`, emptied first; returns the adapter with its averaged weights."""
+    """Train by a recipe into `folder`, which is emptied first. Returns the adapter with its averaged weights."""
     shutil.rmtree(folder, ignore_errors=True)
     args: TrainArguments = parse(TrainArguments, PROG, "", [], str(RECIPES / f"{recipe}.yaml"))
     prompts, reward = args.load_prompts(), args.load_rewards()
@@ -125,11 +125,11 @@ def _show(folder: Path, base: Result, results: dict[str, Result], training_secon
     low, high = preference["interval_95"]
     print(f"\n{table(rows)}\n\n{category_table(rows)}")
     print(f"\nHyperNoise - base: {preference['difference']:+.3f}, paired 95 % interval [{low:+.3f}, {high:+.3f}]")
-    print(f"{folder}/comparison.png shows the same seeds before and after; report.json holds these numbers")
+    print(f"{folder}/comparison.png shows the same seeds before and after; report.json has these numbers")
 
 
 def _picture(path: Path, base: Result, hypernoise: Result, *others: tuple[str, Result], shown: int = 24) -> None:
-    """The first seed of evenly spread prompts, one row a method, framed by what the detector says."""
+    """The first seed of evenly spread prompts, one row per method, with the detector's verdict as a frame."""
     first = range(0, len(base.cases), PER_PROMPT)
     chosen = spread(list(first), shown)
     methods = [("base", base), ("HyperNoise", hypernoise), *others]

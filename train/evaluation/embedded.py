@@ -15,7 +15,7 @@ from .arguments import EvaluateArguments
 
 
 def base_method(generator: Generator, steps: int = 1, between_steps: BetweenSteps = "fresh") -> Method:
-    """The generator as it is."""
+    """The generator alone."""
     return lambda x0, conditioning, text: Made(
         generator.generate(x0, conditioning, steps, between=added_noise(between_steps, x0, x0)), x0
     )
@@ -28,7 +28,7 @@ def adapter_method(
     iterations: int = 1,
     between_steps: BetweenSteps = "fresh",
 ) -> Method:
-    """The generator with a noise hypernetwork, or the fine-tuned one."""
+    """The generator with a noise hypernetwork, or a fine-tuned generator."""
     generator = adapter.generator
 
     def method(x0, conditioning, text) -> Made:
@@ -82,7 +82,8 @@ def category_table(rows: dict[str, dict]) -> str:
 
 
 def evaluate_embedded(args: EvaluateArguments) -> None:
-    """Print base and adapter by the exact detector, and write evaluation.json if there is a folder for it."""
+    """Score base and adapter with the exact detector, print the tables, and write evaluation.json if there is a
+    folder."""
     generator, reward = load_generator("embedded"), load_reward("embedded")
     adapter = load_adapter(generator, args.adapter_source)
     todo, reports = cases(args.n), {}
