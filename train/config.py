@@ -117,24 +117,27 @@ class TrainArguments(ModelArguments, RewardArguments):
     """Images of the same prompt in a batch. Use more than 1 for rewards that compare them, such as diversity."""
 
     hypernetwork: Literal["lora", "head"] = "lora"
-    """lora: the paper's, a LoRA in a clone of the denoiser. head: a small network that reads what the frozen denoiser
-    makes of the noise; half the cost, any model, and made to be applied again and again (--iterations)."""
+    """lora: the paper's LoRA in a clone of the denoiser. head: a small network that reads the frozen denoiser's output
+    for the noise. A head costs half as much, works with any model, and is made to be applied repeatedly
+    (--iterations)."""
     iterations: int = 1
-    """Readings that the hypernetwork is trained for: each picture starts after some of them. 5 suits a head."""
+    """How many times the hypernetwork will be applied. Training starts each image after some of these iterations. 5
+    suits a head."""
     coarsen: int = 1
-    """Latent cells along each side that it sees as one. 2 costs a quarter, where the model makes good pictures at half
-    its side too."""
+    """Latent cells along each side that the hypernetwork sees as one. 2 costs a quarter; use it if the model also makes
+    good images at half its side."""
     head_width: int = 256
-    """Of a head's layers, a multiple of 16."""
+    """Width of a head's layers; a multiple of 16."""
     head_depth: int = 2
-    """Layers of a head."""
+    """Number of layers of a head."""
     head_reads: Literal["features", "prediction"] = "features"
-    """features: what enters the denoiser's last layer, beside noise and prediction. prediction: these two alone, for
-    models that give no features, or to serve another model with the same latents."""
+    """features: a head reads what enters the denoiser's last layer, besides noise and prediction. prediction: only
+    noise and prediction, for models without features, or to use the head with another model that has the same
+    latents."""
     distill: str | None = None
     """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
     distill_steps: int = 0
-    """Steps that follow --distill instead of the reward."""
+    """Number of steps that imitate --distill instead of following the reward."""
 
     lora_rank: int = 128
     """Rank of every LoRA factor. In the paper 64 is nearly as good, and less than 16 is too little."""
