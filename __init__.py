@@ -1,4 +1,4 @@
-"""The pack's front door: hands ComfyUI the nodes, and does nothing where ComfyUI is not running."""
+"""The pack's entry point: gives ComfyUI the nodes, and does nothing if ComfyUI is not running."""
 
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -8,8 +8,8 @@ CORE = "hypernoise_core"
 
 
 def _import_core() -> None:
-    """Import the pack's own `hypernoise_core` under that name, which users' rewards import too. The pack's folder does
-    not go on sys.path for it: its `nodes` would shadow ComfyUI's."""
+    """Import the pack's own `hypernoise_core` under that name, because users' rewards import it too. The pack's folder
+    is not added to sys.path, because its `nodes` would shadow ComfyUI's."""
     if CORE not in sys.modules:
         folder = Path(__file__).parent / CORE
         spec = spec_from_file_location(CORE, folder / "__init__.py", submodule_search_locations=[str(folder)])

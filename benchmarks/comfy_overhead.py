@@ -1,10 +1,11 @@
-"""What Modulate Noise costs in ComfyUI: base and HyperNoise in turn on a full-size SD 2.1 with random weights.
+"""Measure the cost of Modulate Noise in ComfyUI: base and HyperNoise in turn, on a full-size SD 2.1 with random
+weights.
 
 python -m benchmarks.comfy_overhead                      # 512 pixels, rank 16; some minutes on one CPU thread, 6 GiB
 python -m benchmarks.comfy_overhead --size 256 --rounds 5
 
-ComfyUI is found as the host tests find it, on Linux: HYPERNOISE_COMFY_ROOT and HYPERNOISE_COMFY_PYTHON, else
-~/comfy/ComfyUI. The first run of each kind loads and is not counted.
+Runs on Linux. It finds ComfyUI as the host tests do: HYPERNOISE_COMFY_ROOT and HYPERNOISE_COMFY_PYTHON, else
+~/comfy/ComfyUI. The first run of each kind loads the models and is not counted.
 """
 
 import argparse

@@ -5,7 +5,7 @@ python -m benchmarks.full_size --model sana
 python -m benchmarks.full_size --model flux-two-blocks           # FLUX's true width, one block of each kind
 python -m benchmarks.full_size --model flux --device cuda --dtype bfloat16 --size 512 --steps 5   # a GPU, all of FLUX
 
-Text encoders are left out: training calls them once a prompt, before it starts, and may keep them off the device.
+Text encoders are left out: training calls them once per prompt, before it starts, and can keep them off the device.
 """
 
 import json
@@ -109,7 +109,7 @@ def flux(double_blocks: int = 19, single_blocks: int = 38) -> FluxPipeline:
 
 @dataclass(frozen=True)
 class Model:
-    """A full-size model: how it is built, what stands for a prompt, and how the paper trains it."""
+    """A full-size model: how to build it, what replaces a prompt, and how the paper trains it."""
 
     build: Callable
     conditioning: dict[str, tuple[int, ...]]
@@ -133,19 +133,19 @@ class FullSizeArguments:
     """Time and memory of hypernetworks on full-size models with random weights."""
 
     model: Literal["sd-turbo", "sana", "sana-1.6b", "flux", "flux-two-blocks"] = "sana"
-    """Which model's shapes."""
+    """The model whose shapes to use."""
     size: int = 256
-    """Side of the pictures, in pixels; the paper trains SANA at 1024, the others at 512."""
+    """Side of the images, in pixels. The paper trains SANA at 1024, the others at 512."""
     batch_size: int = 1
-    """Pictures per training step."""
+    """Images per training step."""
     steps: int = 1
-    """Training steps; the time is that of the last, the first pays for the optimizer's state."""
+    """Training steps. The time is that of the last step; the first also creates the optimizer's state."""
     use_checkpoint: bool = True
     """Recompute activations in the backward pass."""
     device: str = "cpu"
-    """Such as cuda."""
+    """Device, such as cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the frozen model."""
+    """dtype of the frozen model."""
     threads: int = 1
     """CPU threads."""
     save_dir: str = "outputs/full-size"
@@ -153,7 +153,7 @@ class FullSizeArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's)."""
+    """Run with these arguments (default: those of the command line)."""
     args: FullSizeArguments = parse(FullSizeArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
     model = MODELS[args.model]
@@ -225,7 +225,7 @@ def measure(args: FullSizeArguments, model: Model, generator: DiffusersGenerator
 
 
 def training(args: FullSizeArguments, model: Model) -> TrainingConfig:
-    """The paper's settings, as far as they decide time and memory."""
+    """The paper's settings that affect time and memory."""
     return TrainingConfig(
         rank=model.rank,
         alpha=model.alpha,

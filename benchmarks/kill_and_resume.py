@@ -1,10 +1,10 @@
-"""Kill a training run with SIGKILL again and again, start it again each time, and compare it with one left alone.
+"""Kill a training run with SIGKILL many times, restart it each time, and compare it with an uninterrupted run.
 
-python -m benchmarks.kill_and_resume                # 20 kills at random moments, every other one inside a write
+python -m benchmarks.kill_and_resume                # 20 kills at random moments, every second one inside a write
 python -m benchmarks.kill_and_resume --kills 50 --seed 1
 python -m benchmarks.kill_and_resume --processes 2  # two gloo processes train together, and all of them are killed
 
-Runs are forked, so that a kill costs the training and not the imports. POSIX systems only.
+Runs are forked, so a kill costs the training and not the imports. POSIX systems only.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Whether a long training run grows: resident memory over its steps, on real prompts, with all that a run writes.
+"""Measure whether memory grows in a long training run: resident memory over its steps, on real prompts, with everything
+that a run writes.
 
 python -m benchmarks.memory_growth --prompts t2i-compbench,abc-6k --prompts_dir FOLDER
 """

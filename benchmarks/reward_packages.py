@@ -1,6 +1,6 @@
-"""The published packages `image-reward` and `hpsv2` against the rewards here: the same random weights at full size, the
-same pictures and prompts, scored both ways. Run by `make reward-packages`, in the environment that it builds (12 GB of
-memory, four minutes on one core, nothing is fetched).
+"""Compare the published packages `image-reward` and `hpsv2` with the rewards here: the same random weights at full
+size, the same images and prompts. `make reward-packages` runs it in an environment of its own (12 GB of memory, four
+minutes on one core, no downloads).
 
 python -m benchmarks.reward_packages                 # both
 python -m benchmarks.reward_packages imagereward     # one

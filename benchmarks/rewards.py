@@ -1,20 +1,21 @@
-"""What the paper's four rewards cost: seconds forward and backward and peak memory, each alone, a whole training step,
-and the ensemble against the reference implementation's way. Random weights at full size; nothing is fetched.
+"""Measure the cost of the paper's four rewards: seconds forward and backward and peak memory, for each alone, for a
+whole training step, and for the ensemble against the reference implementation's way. Random weights at full size; no
+downloads.
 
 python -m benchmarks.rewards                                   # full size: 16 GB of memory, ten minutes on one core
 python -m benchmarks.rewards --size small                      # an eighth of the layers, to see that it runs
 python -m benchmarks.rewards --case compare --repeats 7        # the comparison alone
 python -m benchmarks.rewards --device cuda --dtype bfloat16 --batch 8 --image_size 1024
 
-The reference's way, from its code and that of the packages it runs (hpsv2 1.2, image-reward 1.5, transformers 4.55):
-pictures are preprocessed once for all four; text is tokenised and encoded at every step, for HPSv2 padded to 77 tokens,
-for CLIP-H and PickScore to the longest prompt, for ImageReward to 35; HPSv2 recomputes its layers in the backward pass,
-the other three keep their activations (transformers' switch does nothing on a model in evaluation mode, image-reward's
-is off); one backward pass at the end goes through all four. Weights are frozen in both. The layers are those of today's
-transformers in both, of which BLIP's are the package's own arithmetic.
+The reference's way is taken from its code and that of its packages (hpsv2 1.2, image-reward 1.5, transformers 4.55).
+Images are preprocessed once for all four rewards. Text is tokenised and encoded at every step: for HPSv2 padded to 77
+tokens, for CLIP-H and PickScore to the longest prompt, for ImageReward to 35. HPSv2 recomputes its layers in the
+backward pass; the other three keep their activations (transformers' switch does nothing for a model in evaluation mode,
+and image-reward's is off). One backward pass at the end goes through all four. Weights are frozen in both. Both use the
+layers of today's transformers; BLIP's have the package's own arithmetic.
 
-Rows run in processes of their own, one after another. The two that are compared share one process and its weights and
-take turns, and both the process's own seconds (other work on the machine does not count) and the clock's are shown.
+Each row runs in a process of its own. The two compared variants share one process and its weights and take turns. Both
+CPU seconds (which other work on the machine does not affect) and wall-clock seconds are shown.
 """
 
 import ctypes
@@ -58,29 +59,29 @@ PROMPT = (
     "a photo of a red fox in a snowy forest at dawn, soft golden light between tall pine trees, a wooden cabin with a "
     "smoking chimney far in the background, shallow depth of field, highly detailed fur, calm and quiet mood"
 )
-"""Of a length that people write for these models."""
+"""A prompt of a length that users write for these models."""
 
 
 @dataclass(kw_only=True)
 class BenchmarkArguments:
-    """What the paper's rewards cost."""
+    """Measure the cost of the paper's rewards."""
 
     size: Literal["full", "small"] = "full"
     """small has an eighth of the layers."""
     batch: int = 1
-    """Pictures, each with a prompt of its own."""
+    """Number of images, each with its own prompt."""
     image_size: int = 512
-    """Side of the pictures, in pixels."""
+    """Side of the images, in pixels."""
     device: str = "cpu"
-    """Such as cuda."""
+    """Device, such as cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """dtype of the weights."""
     repeats: int = 3
-    """Measurements, of which the median is shown; another one before them does not count."""
+    """Number of measurements; the median is shown. One more measurement before them does not count."""
     threads: int = 1
     """CPU threads."""
     case: Literal["all", "hpsv2", "imagereward", "clip", "pickscore", "step", "compare"] = "all"
-    """One row alone; `compare` is the ensemble against the reference's way."""
+    """Run only this row. `compare` is the ensemble against the reference's way."""
     save: str | None = None
     """JSON file for all rows."""
 

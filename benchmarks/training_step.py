@@ -1,13 +1,14 @@
-"""One training step beside the reference implementation's order of work, on the same pipeline, noise and prompts.
+"""Compare one training step with the reference implementation's order of work, on the same pipeline, noise and prompts.
 
 python -m benchmarks.training_step                       # the embedded SANA-Sprint pipeline, batch 16
 python -m benchmarks.training_step --rewards embedded,redness=0.1 --batch_size 8 --repeats 10
 
-The baseline does what the reference does, in its order: prompts and reward text are encoded at every step and keep
-their padding to 300 tokens, one denoiser has its LoRA layers switched on for f and off for the generator, the last
-layer's base output is computed and dropped, gradients are checked parameter by parameter and clipped twice, and every
-reward is read back by itself. Its gradients are compared with the trainer's, so that both do the same work. The
-trainer's rows take the same batch in one optimizer step under its settings for memory; none changes a gradient.
+The baseline does the reference's work in the reference's order. It encodes prompts and reward text at every step and
+keeps their padding to 300 tokens. One denoiser has its LoRA layers switched on for f and off for the generator. The
+last layer's base output is computed and dropped. Gradients are checked parameter by parameter and clipped twice, and
+every reward is read back separately. Its gradients are compared with the trainer's, to show that both do the same work.
+The trainer's rows take the same batch in one optimizer step with different memory settings; none of them changes a
+gradient.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Named tensors that share their first dimension: what a generator or a reward makes of a list of prompts."""
+"""Named tensors that share their first dimension: what a generator or a reward encodes a list of prompts into."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """Tensors by name, each [B, …]. Text encoders make one, callers cache it and pick rows; nobody looks inside but
-    its maker."""
+    """Tensors by name, each [B, …]. A text encoder makes a batch, callers cache it and pick rows, and only its maker
+    looks inside."""
 
     tensors: dict[str, Tensor]
 
@@ -27,12 +27,12 @@ class TensorBatch:
         return self.tensors[name]
 
     def rows(self, index: slice | Sequence[int] | Tensor) -> TensorBatch:
-        """Those rows, in that order; an index may repeat."""
+        """The given rows, in the given order. An index may repeat."""
         index = index if isinstance(index, slice) else torch.as_tensor(index)
         return TensorBatch({name: tensor[index] for name, tensor in self.tensors.items()})
 
     def repeat(self, times: int) -> TensorBatch:
-        """Each row `times` times in a row: a a b b for two."""
+        """Repeat each row `times` times: a a b b for two."""
         return TensorBatch({name: tensor.repeat_interleave(times, 0) for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> TensorBatch:
@@ -40,8 +40,8 @@ class TensorBatch:
 
     @staticmethod
     def cat(batches: Sequence[TensorBatch]) -> TensorBatch:
-        """One after the other. Where second dimensions differ (texts of other lengths), the shorter are padded with
-        zeros, which in a mask means padding."""
+        """Concatenate batches. If second dimensions differ (texts of different lengths), shorter ones are padded with
+        zeros, which mean padding in a mask."""
         return TensorBatch({name: torch.cat(_padded([b[name] for b in batches])) for name in batches[0].tensors})
 
 

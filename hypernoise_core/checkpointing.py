@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 def checkpoint_layers(layers: Iterable[nn.Module], enabled: bool = True) -> None:
     """Recompute each layer's activations in the backward pass.
 
-    transformers' own switch does nothing on a model in evaluation mode, which frozen models are in.
+    transformers' own switch does nothing for a model in evaluation mode, and frozen models are in evaluation mode.
     """
     for layer in layers:
         layer.__dict__.pop("forward", None)

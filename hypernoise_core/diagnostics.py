@@ -1,7 +1,8 @@
-"""What the L2 penalty does not see: the rest of the KL, how far the map stretches, and whether noise stays noise.
+"""Measure what the L2 penalty leaves out: the rest of the KL, the Lipschitz constant, and the statistics of the noise.
 
-KL of x -> x + f(x) from a unit Gaussian is ½E‖f‖² + E[tr J - log|det(I + J)|] (paper, equation 8), whose second term
-is ½ tr J² to second order. The paper bounds it for Lipschitz constants below 1 (theorem 1); here it is measured.
+The KL of x -> x + f(x) from a unit Gaussian is ½E‖f‖² + E[tr J - log|det(I + J)|] (paper, equation 8). To second order
+its second term is ½ tr J². The paper bounds that term for Lipschitz constants below 1 (theorem 1); this file measures
+it.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Map = Callable[[Tensor], Tensor]
-"""A residual as a function of the noise alone: [B, …] -> [B, …], samples independent of one another."""
+"""A residual as a function of the noise: [B, …] -> [B, …]. Samples are independent of one another."""
 
 
 def _linearize(f: Map, x: Tensor) -> tuple[Map, Map]:
-    """(v -> J v, u -> Jᵀ u) of `f` at `x`, per sample. J v is the gradient of <Jᵀ u, v> in u: exact, and any module
-    that can be differentiated twice will do."""
+    """(v -> J v, u -> Jᵀ u) of `f` at `x`, per sample. J v is computed exactly, as the gradient of <Jᵀ u, v> with
+    respect to u. Any module that can be differentiated twice works."""
     x = x.detach().requires_grad_()
     y = f(x)
     u = torch.zeros_like(y, requires_grad=True)
@@ -36,7 +37,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def second_order_kl(f: Map, x: Tensor, seed: int = 0) -> Tensor:
-    """Hutchinson's estimate of ½ tr J(x)² with one probe a sample: [B]. Unbiased; average over many samples."""
+    """Hutchinson's estimate of ½ tr J(x)² with one probe per sample: [B]. Unbiased; average over many samples."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
         jvp, vjp = _linearize(f, x)
         probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign().to(x)
@@ -44,8 +45,8 @@ def second_order_kl(f: Map, x: Tensor, seed: int = 0) -> Tensor:
 
 
 def local_lipschitz(f: Map, x: Tensor, iterations: int = 8, seed: int = 0) -> Tensor:
-    """The largest singular value of J(x) of each sample, [B], by power iteration on JᵀJ: a lower bound that tightens
-    with `iterations`. Theorem 1 of the paper asks for less than 1 everywhere."""
+    """The largest singular value of J(x) per sample, [B], by power iteration on JᵀJ. It is a lower bound that tightens
+    with `iterations`. Theorem 1 of the paper requires less than 1 everywhere."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         jvp, vjp = _linearize(f, x)
         v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
@@ -55,8 +56,8 @@ def local_lipschitz(f: Map, x: Tensor, iterations: int = 8, seed: int = 0) -> Te
 
 
 def jacobian(f: Map, x: Tensor, rows: int = 64) -> Tensor:
-    """J(x) of one sample `x` [1, …], whole: [D, D] with outputs down and inputs across. Costs D backward passes of one
-    sample, `rows` of them at a time: for small latents (D about a thousand) it is a matter of seconds."""
+    """The whole J(x) of one sample `x` [1, …]: [D, D], rows are outputs and columns are inputs. It takes D backward
+    passes of one sample, `rows` of them at a time: seconds for small latents (D about a thousand)."""
     x = x.detach().expand(rows, *x.shape[1:]).clone().requires_grad_()
     size = x[0].numel()
     with torch.enable_grad():
@@ -72,9 +73,9 @@ def jacobian(f: Map, x: Tensor, rows: int = 64) -> Tensor:
 
 
 def exact_kl(f: Map, x: Tensor) -> dict[str, float]:
-    """The terms of the KL at one sample `x` [1, …] by its whole Jacobian (paper, equation 8), in nats: `l2` is ½‖f‖²,
-    `error` tr J - log|det(I + J)|, `exact` their sum, `second_order` ½ tr J²; `lipschitz` is the largest singular value
-    and `determinant_sign` -1 where the map folds. Average over samples: only the mean is a KL."""
+    """The terms of the KL at one sample `x` [1, …], in nats, from its whole Jacobian (paper, equation 8). `l2` is
+    ½‖f‖², `error` is tr J - log|det(I + J)|, `exact` is their sum, `second_order` is ½ tr J². `lipschitz` is the
+    largest singular value; `determinant_sign` is -1 where the map folds. Only the mean over samples is a KL."""
     j = jacobian(f, x).double()
     identity = torch.eye(len(j), dtype=j.dtype, device=j.device)
     sign, log_determinant = torch.linalg.slogdet(identity + j)
@@ -92,8 +93,8 @@ def exact_kl(f: Map, x: Tensor) -> dict[str, float]:
 
 
 def noise_statistics(x: Tensor) -> dict[str, float]:
-    """Mean, standard deviation and root-mean-square norm (relative to √dim) of noise [B, C, h, w]: 0, 1 and 1 for
-    unit Gaussian noise."""
+    """Mean, standard deviation and root-mean-square norm (divided by √dim) of noise [B, C, h, w]: 0, 1 and 1 for unit
+    Gaussian noise."""
     x = x.float()
     norm = x.flatten(1).square().mean().sqrt()
     return {"noise_mean": x.mean().item(), "noise_std": x.std().item(), "noise_norm": norm.item()}

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never finds half of one."""
+"""Write files so that a reader never finds half of one."""
 
 import os
 import tempfile
@@ -9,7 +9,8 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; flushed and renamed to `path` if the block succeeds, else removed."""
+    """Yield a temporary path beside `path` to write to. If the block succeeds, it is flushed and renamed to `path`;
+    otherwise it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -25,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Down to the disk. A folder (its list of names) only where the system can, which Windows cannot."""
+    """Flush to the disk. A folder (its list of names) only where the system supports it; Windows does not."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -36,7 +37,7 @@ def flush(path: Path) -> None:
 
 
 def umask() -> int:
-    """Of this process: permissions that new files do not get."""
+    """The permission bits that this process does not give new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Which layers of a denoiser carry a LoRA, and its shapes and settings there. Needs no peft."""
+"""Which layers of a denoiser carry a LoRA, and the LoRA's shapes and settings. Needs no peft."""
 
 import re
 
@@ -14,21 +14,21 @@ def target_names(denoiser: nn.Module) -> list[str]:
 
 
 def is_target(module: nn.Module) -> bool:
-    """A Linear or a Conv2d; ComfyUI's quantized linears are no `nn.Linear`, but say how wide they are as it does."""
+    """A Linear or a Conv2d. ComfyUI's quantized linears are not `nn.Linear`, but they have its width attributes."""
     return isinstance(module, TARGETS) or (
         type(module).__name__ == "Linear" and hasattr(module, "in_features") and not hasattr(module, "base_layer")
     )
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:
-    """[out, in, …] of a target, whatever form its weight is kept in."""
+    """[out, in, …] of a target, whatever format its weight is stored in."""
     if isinstance(layer, nn.Conv2d):
         return tuple(layer.weight.shape)
     return layer.out_features, layer.in_features
 
 
 def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of A and B on a layer. A convolution's are dense, also where it is depthwise."""
+    """Shapes of A and B on a layer. For a convolution they are dense, even if the convolution is depthwise."""
     if isinstance(layer, nn.Conv2d):
         return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
     return (rank, layer.in_features), (layer.out_features, rank)
@@ -36,7 +36,7 @@ def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int
 
 def lora_settings(ranks: dict[str, int], scale: float, rank: int) -> dict:
     """peft's settings for a LoRA with these ranks by layer, whose update is `scale` times B A everywhere. `rank` is the
-    one that most layers have."""
+    rank of most layers."""
     others = {f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank}  # ^: this very layer
     return {
         "r": rank,

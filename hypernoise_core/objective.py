@@ -9,36 +9,37 @@ KLReduction = Literal["sum", "mean"]
 
 
 def kl_l2(delta: Tensor, reduction: KLReduction = "sum") -> Tensor:
-    """½‖Δ‖² of each residual [B, C, h, w] as [B], float32: the KL of the moved noise to second order in the map's
-    Lipschitz constant (paper, equation 10).
+    """½‖Δ‖² of each residual [B, C, h, w], as [B] in float32. To second order in the map's Lipschitz constant this is
+    the KL of the moved noise (paper, equation 10).
 
-    `sum` is the paper's, in nats. `mean` divides by C·h·w, as the reference implementation weighs it: its recipes
-    reproduce with it, but one weight then means another strength for every model and resolution.
+    `sum` is the paper's, in nats. `mean` divides by C·h·w, as the reference implementation does, so its recipes
+    reproduce. With `mean`, the same weight means a different strength for every model and resolution.
     """
     squares = delta.float().square().flatten(1)
     return 0.5 * (squares.sum(1) if reduction == "sum" else squares.mean(1))
 
 
 class PerSampleClip:
-    """Clips the gradient that reaches a batch, sample by sample, on its way back.
+    """Clips the gradient that reaches a batch in the backward pass, sample by sample.
 
-    Reward gradients at the modulated noise x0 + f_φ(x0, c) differ by orders of magnitude between samples; a few would
-    own the step. Where most samples are clipped, `max_norm` sets the effective temperature: watch `clipped_fraction`.
+    Reward gradients at the modulated noise x0 + f_φ(x0, c) differ by orders of magnitude between samples, and a few
+    would dominate the step. If most samples are clipped, `max_norm` sets the effective temperature: watch
+    `clipped_fraction`.
     """
 
     def __init__(self, max_norm: float | None, share: float = 1.0):
         self.max_norm = max_norm
         self.share = share
-        """What one sample's loss counts in the loss that is differentiated, such as 1 / batch size of a mean: norms
+        """The weight of one sample's loss in the loss that is differentiated, such as 1 / batch size for a mean. Norms
         are those of the sample's own loss."""
         self.gradient = torch.empty(0)
-        """Of the loss, [B, …], before clipping; there after a backward pass, as are the norms."""
+        """Gradient of the loss, [B, …], before clipping. Like the norms, it is set by a backward pass."""
         self.norms = torch.empty(0)
-        """Norm of the gradient of each sample's own loss before clipping, [B]."""
+        """Norm of the gradient of each sample's own loss, [B], before clipping."""
 
     def attach(self, x: Tensor) -> Tensor:
-        """`x` [B, …] itself; gradients through what is returned are clipped and measured."""
-        x = x * 1.0  # a node of its own: gradients that reach the input by other ways are not clipped
+        """Return `x` [B, …] unchanged. Gradients through the returned tensor are clipped and measured."""
+        x = x * 1.0  # a new node: gradients that reach the input by other paths are not clipped
         if x.requires_grad:
             x.register_hook(self._clip)
         return x

@@ -1,4 +1,4 @@
-"""Sets of prompts: reading them, mixing them with weights, and finding what they share."""
+"""Read sets of prompts, mix them with weights, and find what they share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COLUMNS = ("prompt", "caption", "text", "Prompt", "TEXT")
-"""Where a table's prompts are looked for, in this order."""
+"""Column names that are tried for a table's prompts, in this order."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one origin; `weight` is how often one of them is drawn, compared with other sets of a mix."""
+    """Prompts from one source. `weight` says how often one of them is drawn, compared with the other sets of a mix."""
 
     name: str
     prompts: tuple[str, ...]
@@ -23,7 +23,7 @@ class PromptSet:
 
     def __post_init__(self):
         if not self.prompts:
-            raise ValueError(f"prompt set {self.name} has no prompts: give a file with some")
+            raise ValueError(f"prompt set {self.name} has no prompts: give a file that has some")
         if not self.weight > 0:
             raise ValueError(f"the weight of prompt set {self.name} is {self.weight}; it must be above 0")
 
@@ -54,12 +54,12 @@ class PromptMix:
 
     @property
     def sha256(self) -> str:
-        """Of prompts, their order and weights."""
+        """A hash of the prompts, their order and their weights."""
         content = json.dumps([[one.weight, one.prompts] for one in self.sets])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def without(self, texts: Iterable[str]) -> PromptMix:
-        """Without these prompts (compared as `normalized`) and without what a set or an earlier one has already."""
+        """A mix without these prompts (compared as `normalized`) and without duplicates, in a set or across sets."""
         seen, sets = {normalized(text) for text in texts}, []
         for one in self.sets:
             kept = []
@@ -71,7 +71,7 @@ class PromptMix:
         return PromptMix(tuple(sets))
 
     def duplicates(self) -> list[str]:
-        """Prompts that are there before already, in their set or in an earlier one."""
+        """Prompts that occur earlier, in their own set or in an earlier one."""
         seen: set[str] = set()
         again = []
         for text in self.texts:
@@ -81,37 +81,37 @@ class PromptMix:
         return again
 
     def overlap(self, others: Iterable[str]) -> list[str]:
-        """Prompts that are among `others` too."""
+        """Prompts that also occur in `others`."""
         keys = {normalized(text) for text in others}
         return [text for text in self.texts if normalized(text) in keys]
 
 
 def normalized(prompt: str) -> str:
-    """Equal for prompts that differ in case, spacing or a final full stop only."""
+    """The same text for prompts that differ only in case, spacing or a final full stop."""
     return " ".join(prompt.casefold().split()).rstrip(" .")
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
-    """The prompts in a file, in its order, without empty ones: `.txt` (one a line), `.json` (a list, or an object whose
-    values are prompts), `.jsonl`, `.csv`, `.tsv` or `.parquet` (a column).
+    """The prompts in a file, in its order, without empty ones: `.txt` (one per line), `.json` (a list, or an object
+    whose values are prompts), `.jsonl`, `.csv`, `.tsv` or `.parquet` (a column).
 
     Args:
-        column: of a table or of objects; looked for among `COLUMNS` when not given.
+        column: name of the column or of the object's key. If not given, `COLUMNS` are tried.
 
     Raises:
-        ValueError: no such file, not what its suffix says, no such column, or nothing in it.
+        ValueError: no such file, not what its suffix says, no such column, or no prompts in it.
     """
     path = Path(path)
     try:
         prompts = _READERS.get(path.suffix.lower(), _read_lines)(path, column)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise ValueError(
-            f"prompts file {path} cannot be read ({error}): give text with one prompt a line, JSON, JSONL, "
+            f"prompts file {path} cannot be read ({error}): give text with one prompt per line, JSON, JSONL, "
             "CSV or Parquet"
         ) from error
     prompts = [text for prompt in prompts if (text := str(prompt).strip())]
     if not prompts:
-        raise ValueError(f"prompts file {path} is empty: write one prompt a line")
+        raise ValueError(f"prompts file {path} is empty: write one prompt per line")
     return prompts
 
 
@@ -142,7 +142,7 @@ def _read_parquet(path: Path, column: str | None) -> list[str]:
         name = find_column(path, parquet.read_schema(path).names, column)
         return parquet.read_table(path, columns=[name])[name].to_pylist()
     except ArrowException as error:
-        raise ValueError(f"prompts file {path} cannot be read ({error}): is it a whole Parquet file?") from error
+        raise ValueError(f"prompts file {path} cannot be read ({error}): is it a complete Parquet file?") from error
 
 
 _READERS = {
@@ -155,9 +155,9 @@ _READERS = {
 
 
 def _texts(path: Path, rows: object, column: str | None) -> list[str]:
-    """Prompts from a list of texts or of objects."""
+    """The prompts in a list of texts or of objects."""
     if not isinstance(rows, list) or not all(isinstance(row, (str, dict)) for row in rows):
-        raise ValueError(f"prompts file {path} holds neither texts nor objects with a prompt in them")
+        raise ValueError(f"prompts file {path} holds neither texts nor objects with a prompt")
     return [row if isinstance(row, str) else (row[find_column(path, row, column)] or "") for row in rows]
 
 

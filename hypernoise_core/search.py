@@ -1,7 +1,7 @@
-"""Test-time search over starting noise, for any generator and reward: what a noise hypernetwork amortises.
+"""Test-time search over starting noise, for any generator and reward: the search that a noise hypernetwork learns.
 
-Both searches take a `start`, so that they begin where a noise hypernetwork leads: `f.modulate`, or
-`partial(f.modulate, strength=1.5)`.
+Both searches take a `start`. Pass `f.modulate`, or `partial(f.modulate, strength=1.5)`, to start from a noise
+hypernetwork's noise.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
 
 Start = Callable[[Tensor, TensorBatch], Tensor]
-"""Noise [B, C, h, w] and conditioning to where a search starts from, of the same shape."""
+"""(noise [B, C, h, w], conditioning) -> the noise of the same shape that a search starts from."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best of a search: noise [B, C, h, w] that the generator started from, pictures [B, 3, H, W], their scores [B]
-    and which candidate or iteration each is, [B]; all without gradients."""
+    """The best of a search, without gradients: noise [B, C, h, w] that the generator started from, images [B, 3, H, W],
+    their scores [B], and the index of the candidate or iteration, [B]."""
 
     x0: Tensor
     images: Tensor
@@ -48,18 +48,17 @@ def best_of_n(
     seed: int | Sequence[int] = 0,
     between_steps: BetweenSteps = "fresh",
 ) -> Found:
-    """Generate from each of `n` noises per prompt and keep the best: the end of `best_of_path`.
+    """Generate from each of `n` noises per prompt and keep the best. Returns the last value of `best_of_path`.
 
     Args:
         x0: [n, B, C, h, w].
         conditioning, text: of the B prompts.
-        start: what moves each noise before generation, one call more a candidate; none where not given.
-        seed: of the noise that some families add between steps, the same for every candidate; one, or one for each
-            prompt.
-        between_steps: what they add instead; `keep-moved` is the noise where `start` has moved it.
+        start: moves each noise before generation, for one more call per candidate. By default the noise stays as it is.
+        seed: of the noise that some families add between steps, the same for every candidate; one, or one per prompt.
+        between_steps: what they add instead. `keep-moved` is the noise that `start` has moved.
 
     Raises:
-        ValueError: there is no noise to choose from.
+        ValueError: `x0` is empty.
     """
     *_, best = best_of_path(generator, reward, x0, conditioning, text, steps, start, seed, between_steps)
     return best
@@ -76,9 +75,10 @@ def best_of_path(
     seed: int | Sequence[int] = 0,
     between_steps: BetweenSteps = "fresh",
 ) -> Iterator[Found]:
-    """Best-of-N, candidate by candidate: the best of the first 1, 2, ... n. Arguments and errors as of `best_of_n`."""
+    """Best-of-N, candidate by candidate: yields the best of the first 1, 2, ... n. Arguments and errors are those of
+    `best_of_n`."""
     if not len(x0):
-        raise ValueError("x0 holds no noise: best_of_n needs at least one to choose from")
+        raise ValueError("x0 is empty: best_of_n needs at least one noise")
     best: Found | None = None
     for index, noise in enumerate(x0):
         with torch.no_grad():
@@ -90,7 +90,8 @@ def best_of_path(
 
 
 def ranking(scores: Tensor) -> Tensor:
-    """Indices [N] from the best of `scores` [N] to the worst; equals stay in order, what is not finite comes last."""
+    """Indices [N] from the best of `scores` [N] to the worst. Ties keep their order; scores that are not finite come
+    last."""
     return torch.where(scores.isfinite(), scores, -torch.inf).argsort(descending=True, stable=True)
 
 
@@ -103,9 +104,10 @@ def reno(
     iterations: int = 50,
     **settings,
 ) -> Found:
-    """Reward-based noise optimization (Eyring et al. 2024, arXiv 2406.04312): gradient ascent on each noise, best kept.
+    """Reward-based noise optimization (Eyring et al. 2024, arXiv 2406.04312): gradient ascent on each noise, keeping
+    the best.
 
-    The end of `reno_path`, which takes the same `settings`.
+    Returns the last value of `reno_path` and takes the same `settings`.
     """
     *_, best = reno_path(generator, reward, x0, conditioning, text, iterations, **settings)
     return best
@@ -126,19 +128,17 @@ def reno_path(
     seed: int | Sequence[int] = 0,
     between_steps: BetweenSteps = "fresh",
 ) -> Iterator[Found]:
-    """ReNO, iteration by iteration: the best so far after 0, 1, ... `iterations` of them. It may be left at any time.
+    """ReNO, iteration by iteration: yields the best so far after 0, 1, ... `iterations`. You may stop at any time.
 
     Nesterov SGD (momentum 0.9) on −r plus `regularization` times the negative log-likelihood of the noise's norm under
-    the χ distribution; gradients are clipped to `grad_clip` per sample. Defaults are the paper's. Counts one
-    generation and one backward pass an iteration, and one generation for the last; the first picture is the
-    unoptimized one.
+    the χ distribution. Gradients are clipped to `grad_clip` per sample. Defaults are the paper's. It costs one
+    generation and one backward pass per iteration, and one more generation. The first image is the unoptimized one.
 
     Args:
-        start: where the ascent begins, such as a hypernetwork's `modulate`: one call, without gradients; x0 itself
-            where not given.
-        seed: of the noise that some families add between steps, the same in every iteration; one, or
-            one for each prompt.
-        between_steps: what they add instead; `keep` is x0, `keep-moved` the noise where the ascent is.
+        start: where the ascent begins, such as a hypernetwork's `modulate`: one call without gradients. By default x0
+            itself.
+        seed: of the noise that some families add between steps, the same in every iteration; one, or one per prompt.
+        between_steps: what they add instead. `keep` is x0; `keep-moved` is the noise that the ascent has reached.
 
     Raises:
         ValueError: `iterations` is below 0.
@@ -179,7 +179,7 @@ def _found(x0: Tensor, images: Tensor, scores: Tensor, index: int) -> Found:
 
 
 def _better(a: Found | None, b: Found) -> Found:
-    """Row by row, the one with the higher score; a score that is not finite never wins."""
+    """Row by row, the one with the higher score. A score that is not finite never wins."""
     if a is None:
         return b
     take = (b.scores > a.scores) | ~a.scores.isfinite()

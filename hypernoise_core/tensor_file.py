@@ -1,4 +1,5 @@
-"""Reading tensors from files of strangers: `.safetensors`, or what `torch.save` wrote, by its restricted unpickler."""
+"""Read tensors from untrusted files: `.safetensors`, or what `torch.save` wrote, through torch's restricted
+unpickler."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,14 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Named tensors on the CPU, and the header's metadata where the format has any. No code in the file is run.
+    """Named tensors on the CPU, and the header's metadata if the format has any. No code in the file is run.
 
     Args:
-        path: `.safetensors`; any other ending (.bin, .pt, .pth) is torch's, where they may lie under `state_dict`.
+        path: `.safetensors`, or any other ending (.bin, .pt, .pth) for torch's format, where tensors may be under
+            `state_dict`.
 
     Raises:
-        ValueError: not a whole file of its kind, or with something else than plain tensors in it.
+        ValueError: the file is incomplete, of another kind, or holds anything but plain tensors.
     """
     if path.suffix != ".safetensors":
         return _read_pickle(path), {}
@@ -40,7 +42,9 @@ def _opened(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that this torch lacks
-        raise ValueError(f"{path} is not a whole safetensors file ({reason(error)}): get or make it again") from error
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({reason(error)}): get or make it again"
+        ) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -48,22 +52,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken archive fails in a dozen ways
         raise ValueError(
-            f"{path} is no whole file of tensors alone ({reason(error)}): nothing in it was run. Get it again, or ask "
-            "its author for a .safetensors file"
+            f"{path} is not a complete file with only tensors ({reason(error)}). No code in it was run. Download it "
+            "again, or ask its author for a .safetensors file"
         ) from error
     if isinstance(tensors, dict):
         tensors = tensors.get("state_dict", tensors)
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-        raise ValueError(f"{path} holds no named tensors but a {type(tensors).__name__}")
+        raise ValueError(f"{path} holds a {type(tensors).__name__} instead of named tensors")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise ValueError(f"{path} holds something else than a plain tensor: {name}")
+            raise ValueError(f"{path} holds something that is not a plain tensor: {name}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path} claims more values than it holds: {name} {tuple(tensor.shape)}")
     return dict(tensors)
 
 
 def reason(error: BaseException) -> str:
-    """An error in a few words: the beginning of its message, or its kind where it has none."""
+    """A short form of an error: the beginning of its message, or its type if the message is empty."""
     words = str(error).strip()
     return words.splitlines()[0][:200] if words else type(error).__name__

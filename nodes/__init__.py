@@ -1,6 +1,6 @@
-"""ComfyUI's face: thin V3 nodes over `hypernoise_core`, a file each. The only folder that imports ComfyUI.
+"""ComfyUI's nodes: thin V3 nodes over `hypernoise_core`, one file each. The only folder that imports ComfyUI.
 
-`host/` is the bridge between ComfyUI and the core: what the nodes share, and no node.
+`host/` is the bridge between ComfyUI and the core. It holds what the nodes share, and no nodes.
 """
 
 from comfy_api.latest import ComfyExtension, io

@@ -21,17 +21,19 @@ class HyperNoiseCompare(io.ComfyNode):
             node_id="HyperNoiseCompare",
             display_name="HyperNoise Compare",
             category="HyperNoise",
-            description="Puts two batches of the same seeds side by side, pair by pair, with their scores.",
+            description="Shows two batches with the same seeds side by side, pair by pair, with their scores.",
             search_aliases=["side by side", "before after", "image grid", "ab test"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("base", tooltip="Pictures of the plain workflow."),
-                io.Image.Input("hypernoise", tooltip="Pictures of the same seeds with modulated noise."),
-                io.String.Input("prompt", default="", tooltip="Shown above, and what the reward judges by."),
-                RewardType.Input("reward", optional=True, tooltip="From Load Reward; without one nothing is scored."),
+                io.Image.Input("base", tooltip="Images from the plain workflow."),
+                io.Image.Input("hypernoise", tooltip="Images from the same seeds with modulated noise."),
+                io.String.Input(
+                    "prompt", default="", tooltip="Shown above the images. The reward scores them under it."
+                ),
+                RewardType.Input("reward", optional=True, tooltip="From Load Reward. Without one, nothing is scored."),
             ],
             outputs=[
-                io.Image.Output(display_name="grid", tooltip="All pairs in one picture."),
+                io.Image.Output(display_name="grid", tooltip="All pairs in one image."),
                 io.String.Output(display_name="report", tooltip="The scores as text."),
             ],
         )
@@ -40,17 +42,17 @@ class HyperNoiseCompare(io.ComfyNode):
     def execute(cls, base, hypernoise, prompt, reward=None) -> io.NodeOutput:
         if base.shape != hypernoise.shape:
             raise ValueError(
-                f"base and hypernoise must be as many pictures of the same size; they are {_size(base)} and "
+                f"base and hypernoise must have the same number and size of images; they have {_size(base)} and "
                 f"{_size(hypernoise)}: give both samplers the same latent"
             )
         scores = reward and [reward.score(images, prompt)["total"] for images in (base, hypernoise)]
-        text = report(*scores) if scores else "no reward was connected"
+        text = report(*scores) if scores else "no reward is connected"
         picture = grid(base, hypernoise, prompt, scores)
         return io.NodeOutput(picture, text, ui=ui.PreviewImage(picture, cls=cls))
 
 
 def report(base: Tensor, hypernoise: Tensor) -> str:
-    """Means, their paired difference, and how many pictures became better; scores [B] each."""
+    """Means, their paired difference, and how many images got better. Scores are [B] each."""
     difference = hypernoise - base
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
     lines = [

@@ -14,15 +14,21 @@ class HyperNoiseKeepBest(io.ComfyNode):
             node_id="HyperNoiseKeepBest",
             display_name="Keep Best Images",
             category="HyperNoise/rewards",
-            description="Keeps the best pictures of a batch, best first: Best-of-N.",
+            description="Keeps the best images of a batch, best first (Best-of-N).",
             search_aliases=["best of n", "rank images", "sort by score", "filter images"],
             inputs=[
                 *picture_inputs(),
-                io.Int.Input("count", default=1, min=1, max=4096, tooltip="How many to keep; all if there are fewer."),
+                io.Int.Input(
+                    "count",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    tooltip="How many images to keep. Keeps all if there are fewer.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The best, in order."),
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Theirs, in the same order."),
+                io.Image.Output(display_name="image", tooltip="The best images, in order."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Their scores, in the same order."),
             ],
         )
 

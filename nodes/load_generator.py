@@ -16,22 +16,22 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
             node_id="HyperNoiseLoadGenerator",
             display_name="Load HyperNoise Generator",
             category="HyperNoise",
-            description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that the pack ships, "
-            "for the core's own samplers and nodes. Sample with 1 to 4 steps at cfg 1: scheduler simple, sampler euler "
-            "for one step and lcm for more.",
+            description="Loads SANA-Sprint, which ComfyUI's core lacks, or the small generator that ships with the "
+            "pack. Both work with ComfyUI's own samplers and nodes. Sample with 1 to 4 steps, cfg 1 and scheduler "
+            "simple. Use sampler euler for one step and lcm for more.",
             search_aliases=["sana sprint", "sana loader", "embedded generator", "diffusers loader"],
             inputs=[
                 io.String.Input(
                     "model",
                     default=EMBEDDED,
-                    tooltip="'embedded' needs no download and draws coloured shapes at 64x64. Otherwise a folder saved "
-                    "by diffusers, by name in models/diffusers or by its full path, or a hub id such as "
+                    tooltip="'embedded' needs no download and draws coloured shapes at 64x64. Otherwise give a folder "
+                    "saved by diffusers (its name in models/diffusers or its full path) or a Hugging Face id such as "
                     "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers, which is downloaded once.",
                 )
             ],
             outputs=[
                 io.Model.Output(tooltip="For KSampler, SamplerCustomAdvanced and the Modulate nodes."),
-                io.Clip.Output(tooltip="For CLIP Text Encode. Weights in brackets mean nothing to this encoder."),
+                io.Clip.Output(tooltip="For CLIP Text Encode. This encoder ignores weights in brackets."),
                 io.Vae.Output(tooltip="For VAE Decode and VAE Encode."),
             ],
         )
@@ -41,7 +41,7 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
         if words := missing("diffusers"):
             return words
         if not model.strip():
-            return f"write {EMBEDDED}, a folder or a hub id"
+            return f"model: write {EMBEDDED}, a folder or a Hugging Face id"
         return True
 
     @classmethod
@@ -52,6 +52,6 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
 
 
 def _place(model: str) -> str:
-    """A folder of models/diffusers by its name, or what was given."""
+    """The folder of that name in models/diffusers, or `model` itself."""
     folders = [Path(folder) / model for folder in folder_paths.get_folder_paths("diffusers")]
     return next((str(folder) for folder in folders if (folder / "model_index.json").is_file()), model)

@@ -18,23 +18,24 @@ class HyperNoiseLoadReward(io.ComfyNode):
             node_id="HyperNoiseLoadReward",
             display_name="Load Reward",
             category="HyperNoise/rewards",
-            description="Loads a model that judges pictures under their prompt. Chain several through add_to for a "
-            "weighted sum.",
+            description="Loads a model that scores images under their prompt. Chain several through add_to to use "
+            "their weighted sum.",
             search_aliases=["hpsv2", "imagereward", "pickscore", "clip score", "aesthetic", "preference model"],
             inputs=[
                 io.Combo.Input(
                     "reward",
                     options=reward_names(),
                     default=EMBEDDED,
-                    tooltip="'embedded' judges the pack's own coloured shapes and needs no download. Python files in "
-                    "models/hypernoise_rewards with a subclass of hypernoise_core.Reward are offered as file:Class.",
+                    tooltip="'embedded' scores the pack's own coloured shapes and needs no download. To use your own, "
+                    "put a Python file with a subclass of hypernoise_core.Reward into models/hypernoise_rewards; it "
+                    "appears as file:Class.",
                 ),
                 io.Combo.Input(
                     "weights",
                     options=weight_names(),
                     default=IN_FOLDER,
-                    tooltip="Where the reward's released weights are: somewhere in models/hypernoise_rewards, in one "
-                    "file or folder there, or in the Hugging Face cache, which downloads what it lacks.",
+                    tooltip="Where the reward's released weights are: anywhere in models/hypernoise_rewards, in one "
+                    "file or folder there, or in the Hugging Face cache, which downloads what is missing.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -42,18 +43,22 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     min=-10000.0,
                     max=10000.0,
                     step=0.01,
-                    tooltip="The share of this reward in the sum.",
+                    tooltip="The weight of this reward in the sum.",
                 ),
                 io.Combo.Input(
                     "device",
                     options=["auto", "cpu"],
                     default="auto",
-                    tooltip="Where it scores: 'auto' is ComfyUI's device, 'cpu' leaves the GPU's memory alone.",
+                    tooltip="Where the reward runs: 'auto' is ComfyUI's device, 'cpu' uses no GPU memory.",
                 ),
-                RewardType.Input("add_to", optional=True, tooltip="Another Load Reward, to which this one is added."),
+                RewardType.Input("add_to", optional=True, tooltip="Another Load Reward. This reward is added to it."),
             ],
             outputs=[
-                RewardType.Output(display_name="reward", tooltip="For Reward Score, Keep Best Images and Compare.")
+                RewardType.Output(
+                    display_name="reward",
+                    tooltip="For Reward Score, Keep Best Images, HyperNoise Compare, Optimize Noise and Train "
+                    "HyperNoise.",
+                )
             ],
         )
 

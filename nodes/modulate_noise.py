@@ -23,8 +23,8 @@ def strength_input() -> io.Float.Input:
         min=-10.0,
         max=10.0,
         step=0.05,
-        tooltip="How much of the learnt residual is added to the noise. 0 is the plain workflow, 1 is as trained; a "
-        "timidly trained adapter can gain from 1.5 to 3.",
+        tooltip="How much of the learnt residual is added to the noise. 0 gives the plain workflow, 1 is as trained. "
+        "If the effect is weak, try 1.5 to 3.",
     )
 
 
@@ -53,7 +53,7 @@ class Modulation:
 
 
 class ModulatedNoise:
-    """A NOISE that moves what another one draws, when the sampler asks and the latent's size is known."""
+    """A NOISE that moves the noise of another one, when the sampler asks for it and the latent's size is known."""
 
     def __init__(self, noise, model: ModelPatcher, conditioning: list, modulation: Modulation):
         self.noise, self.seed = noise, noise.seed
@@ -73,22 +73,22 @@ class HyperNoiseModulateNoise(io.ComfyNode):
             node_id="HyperNoiseModulateNoise",
             display_name="Modulate Noise",
             category=CATEGORY,
-            description="Moves the starting noise to where the model makes a better picture of the prompt, for one "
-            "more denoiser call. The model itself stays as it was. It belongs between RandomNoise and "
+            description="Moves the starting noise to where the model makes a better image of the prompt. It costs one "
+            "more denoiser call, and the model does not change. Place it between RandomNoise and "
             "SamplerCustomAdvanced.",
             search_aliases=ALIASES,
             inputs=[
-                io.Noise.Input("noise", tooltip="Any noise node's output. Its seed stays in charge."),
-                io.Model.Input("model", tooltip="The model that will sample: the HyperNoise LoRA was made for it."),
-                io.Conditioning.Input("conditioning", tooltip="The positive prompt that will be sampled."),
+                io.Noise.Input("noise", tooltip="The output of any noise node. Its seed works as before."),
+                io.Model.Input("model", tooltip="The model that will sample. The HyperNoise LoRA must be made for it."),
+                io.Conditioning.Input("conditioning", tooltip="The positive prompt that you give the sampler."),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
                 iterations_input(),
             ],
             outputs=[
                 io.Noise.Output(
-                    tooltip="For SamplerCustomAdvanced. A latent that is not empty (img2img, a second pass) gets the "
-                    "noise as it was."
+                    tooltip="For SamplerCustomAdvanced. If the latent is not empty (img2img, a second pass), the "
+                    "noise is not changed."
                 )
             ],
         )
@@ -97,7 +97,7 @@ class HyperNoiseModulateNoise(io.ComfyNode):
     def execute(cls, noise, model, conditioning, hypernoise, strength, iterations=1) -> io.NodeOutput:
         if strength == 0 or iterations == 0:
             return io.NodeOutput(noise)
-        hypernoise.fit(model)  # a wrong pair is told here, before anything is sampled
+        hypernoise.fit(model)  # a wrong pair fails here, before anything is sampled
         check_conditioning(model, (tokens for tokens, _ in conditioning))
         modulation = Modulation(hypernoise, strength, iterations)
         return io.NodeOutput(ModulatedNoise(noise, model, conditioning, modulation))
@@ -110,12 +110,12 @@ class HyperNoiseModulateModel(io.ComfyNode):
             node_id="HyperNoiseModulateModel",
             display_name="Modulate Noise (Model)",
             category=CATEGORY,
-            description="Modulate Noise for samplers without a noise input, such as KSampler: the model that comes out "
-            "moves its starting noise for the sampler's positive prompt. Its weights are not patched.",
+            description="Modulate Noise for samplers without a noise input, such as KSampler. The output model moves "
+            "its starting noise for the sampler's positive prompt. Its weights are not patched.",
             search_aliases=[*ALIASES, "ksampler noise"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model that the HyperNoise LoRA was made for; LoRAs on it are fine."
+                    "model", tooltip="The model that the HyperNoise LoRA was made for. It may carry other LoRAs."
                 ),
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
@@ -123,8 +123,8 @@ class HyperNoiseModulateModel(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    tooltip="For KSampler and every other sampler. img2img and second passes run as if this node "
-                    "were not there."
+                    tooltip="For KSampler and any other sampler. img2img and second passes run as if this node were "
+                    "not there."
                 )
             ],
         )
@@ -142,7 +142,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
 
 
 def _modulating(modulation: Modulation):
-    """A wrapper of CFGGuider.outer_sample that moves the noise on its way in."""
+    """A wrapper of CFGGuider.outer_sample that moves the incoming noise."""
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj

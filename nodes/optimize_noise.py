@@ -1,4 +1,4 @@
-"""Optimize Noise (ReNO): search for a better starting noise by the reward's gradient."""
+"""Optimize Noise (ReNO): search for a better starting noise with the reward's gradient."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from .host.reward import RewardType, table
 
 @dataclass(frozen=True)
 class FoundNoise:
-    """A NOISE that is known already: [B, C, h, w]."""
+    """A NOISE that is already computed: [B, C, h, w]."""
 
     noise: Tensor
     seed: int
 
     def generate_noise(self, input_latent: dict) -> Tensor:
-        """Raises ValueError where the latent is another one than the noise was found for."""
+        """The noise itself.
+
+        Raises:
+            ValueError: the latent has another shape than the one that the noise was found for.
+        """
         shape = input_latent["samples"].shape
         if shape != self.noise.shape:
             raise ValueError(
-                f"noise: it was optimized for latents of {list(self.noise.shape)} and the sampler has {list(shape)}: "
+                f"noise: it was optimized for latents of {list(self.noise.shape)}, but the sampler has {list(shape)}: "
                 "connect the same latent to Optimize Noise and to the sampler"
             )
         return self.noise
@@ -44,23 +48,25 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             node_id="HyperNoiseOptimizeNoise",
             display_name="Optimize Noise (ReNO)",
             category="HyperNoise",
-            description="Climbs the reward from the noise that comes in, picture by picture: the search that a "
-            "HyperNoise LoRA makes unnecessary, or a few steps of it on top of one. Slow: a picture and a backward "
-            "pass an iteration.",
+            description="Searches for a better starting noise by following the reward's gradient, image by image. A "
+            "HyperNoise LoRA replaces this search, or gives it a better start. Slow: every iteration makes an image "
+            "and runs a backward pass.",
             search_aliases=["reno", "noise optimization", "test-time search", "reward gradient", "initial noise"],
             inputs=[
-                io.Noise.Input("noise", tooltip="Where the search starts: RandomNoise, or Modulate Noise."),
+                io.Noise.Input("noise", tooltip="Where the search starts: RandomNoise or Modulate Noise."),
                 io.Model.Input("model", tooltip="The few-step model that will sample."),
                 *text_and_vae_inputs(),
-                RewardType.Input("reward", tooltip="From Load Reward: what is climbed."),
-                io.Latent.Input("latent_image", tooltip="The empty latent that the sampler gets: size and batch."),
-                io.String.Input("prompt", default="", tooltip="What the pictures shall show, as for the sampler."),
+                RewardType.Input("reward", tooltip="From Load Reward. The search raises this score."),
+                io.Latent.Input(
+                    "latent_image", tooltip="The empty latent that you give the sampler. It sets size and batch."
+                ),
+                io.String.Input("prompt", default="", tooltip="What the images should show. Use the sampler's prompt."),
                 io.Int.Input(
                     "iterations",
                     default=10,
                     min=1,
                     max=1000,
-                    tooltip="ReNO's paper takes 50. Too many find what the reward likes and nobody asked for.",
+                    tooltip="ReNO's paper uses 50. With too many, the reward rises while the image gets worse.",
                 ),
                 io.Float.Input(
                     "lr",
@@ -68,17 +74,19 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                     min=1e-3,
                     max=1000.0,
                     step=0.01,
-                    tooltip="Step size; 5 is the paper's. Smaller stays closer to the noise that comes in.",
+                    tooltip="Step size. The paper uses 5. Smaller values stay closer to the incoming noise.",
                 ),
                 denoiser_steps_input(
-                    "Denoiser calls for a picture during the search, sampled as by lcm with scheduler simple. "
-                    "What is found at one serves at more."
+                    "Denoiser calls per image during the search, sampled as with lcm and scheduler simple. Noise "
+                    "found at 1 step also works at more."
                 ),
             ],
             outputs=[
-                io.Noise.Output(tooltip="For SamplerCustomAdvanced, on the same latent."),
-                io.Image.Output(display_name="image", tooltip="The best picture of each search, as it was judged."),
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Theirs, one for each picture."),
+                io.Noise.Output(tooltip="For SamplerCustomAdvanced, with the same latent."),
+                io.Image.Output(display_name="image", tooltip="The best image of each search, as the reward saw it."),
+                io.Float.Output(
+                    display_name="scores", is_output_list=True, tooltip="The score of each of these images."
+                ),
                 io.String.Output(display_name="report", tooltip="Scores before and after, as text."),
             ],
         )
@@ -97,12 +105,12 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"], ratio)
         if torch.count_nonzero(samples):
             raise ValueError(
-                "latent_image: it is not empty; the search is over pure noise: connect an Empty Latent, and none of "
-                "img2img or a second pass"
+                "latent_image: it is not empty, but the search needs pure noise: connect an Empty Latent, not the "
+                "latent of img2img or of a second pass"
             )
         x0 = noise.generate_noise({**latent_image, "samples": samples})
         if not torch.count_nonzero(x0):
-            raise ValueError("noise: there is none to start from: connect Random Noise or Modulate Noise")
+            raise ValueError("noise: it is all zero: connect RandomNoise or Modulate Noise")
         with torch.inference_mode(False), torch.enable_grad():
             generator = HostGenerator(model, clip, vae, default_size=samples.shape[-2])
             generator.encode([prompt])
@@ -118,7 +126,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
 
 @dataclass(frozen=True)
 class _Found:
-    """Noise [B, C, h, w], pictures [B, H, W, C] in [0, 1], and scores [B] at the first and the best iteration."""
+    """Noise [B, C, h, w], images [B, H, W, C] in [0, 1], and scores [B] at the first and the best iteration."""
 
     noise: Tensor
     images: Tensor
@@ -127,7 +135,7 @@ class _Found:
 
 
 def _optimize(generator, reward, x0: Tensor, prompt: str, settings: dict) -> _Found:
-    """ReNO on each noise by itself, so that memory does not grow with the batch; all on the CPU."""
+    """ReNO on each noise separately, so that memory does not grow with the batch. Results are on the CPU."""
     conditioning, text = generator.encode([prompt]), reward.encode_text([prompt])
     bar = comfy.utils.ProgressBar(len(x0) * (settings["iterations"] + 1))
     ends, before = [], []

@@ -13,13 +13,13 @@ class HyperNoiseRewardScore(io.ComfyNode):
             node_id="HyperNoiseRewardScore",
             display_name="Reward Score",
             category="HyperNoise/rewards",
-            description="Scores each picture of a batch under its prompt; higher is better.",
+            description="Scores each image of a batch under its prompt. Higher is better.",
             search_aliases=["image score", "rate image", "aesthetic score", "evaluate"],
             is_output_node=True,
             inputs=picture_inputs(),
             outputs=[
-                io.Float.Output(display_name="score", tooltip="Mean of the batch."),
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One for each picture."),
+                io.Float.Output(display_name="score", tooltip="The mean of the batch."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One score per image."),
                 io.String.Output(display_name="report", tooltip="The scores as text."),
             ],
         )

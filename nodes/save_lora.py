@@ -17,15 +17,15 @@ class HyperNoiseSaveLora(io.ComfyNode):
             display_name="Save HyperNoise LoRA",
             category="HyperNoise",
             description="Writes a noise hypernetwork to models/hypernoise, where Load HyperNoise LoRA finds it. The "
-            "file works in `python -m train` and peft too.",
+            "file also works with `python -m train` and peft.",
             search_aliases=["export hypernoise", "save adapter"],
             is_output_node=True,
             inputs=[
-                HyperNoiseType.Input("hypernoise", tooltip="What to save."),
+                HyperNoiseType.Input("hypernoise", tooltip="The HyperNoise LoRA to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="hypernoise",
-                    tooltip="Name of the file, without number and ending; a subfolder may stand before it.",
+                    tooltip="File name without number and extension. You may put a subfolder in front.",
                 ),
             ],
             outputs=[],

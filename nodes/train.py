@@ -35,39 +35,47 @@ class HyperNoiseTrain(io.ComfyNode):
             node_id="HyperNoiseTrain",
             display_name="Train HyperNoise",
             category="HyperNoise",
-            description="Trains a noise hypernetwork for the model that is loaded, on a reward and on prompts alone. "
-            "The model stays as it was. Cancel keeps what was trained.",
+            description="Trains a noise hypernetwork for the loaded model. You need only a reward and prompts. The "
+            "model does not change. Cancel keeps what was trained.",
             search_aliases=["train noise hypernetwork", "hypernoise trainer", "train lora", "reward training"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="A few-step model: SD-Turbo, FLUX schnell, SANA-Sprint and the like."),
+                io.Model.Input("model", tooltip="A few-step model such as SD-Turbo, FLUX schnell or SANA-Sprint."),
                 *text_and_vae_inputs(),
-                RewardType.Input("reward", tooltip="From Load Reward: what the pictures shall become better at."),
+                RewardType.Input("reward", tooltip="From Load Reward. Training raises this score."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="Prompts to train on, one a line: the more and the more varied the better.",
+                    tooltip="Prompts to train on, one per line. Use many and varied prompts.",
                 ),
                 io.Combo.Input(
                     "prompts_file",
                     options=prompt_files(),
                     default=NO_FILE,
-                    tooltip="More prompts: a .txt with one a line, or .json, .jsonl, .csv, .tsv or .parquet, in "
-                    "ComfyUI's input folder.",
+                    tooltip="More prompts: a file in ComfyUI's input folder, either .txt with one prompt per line, or "
+                    ".json, .jsonl, .csv, .tsv or .parquet.",
                 ),
                 io.String.Input(
                     "name",
                     default="my_hypernoise",
-                    tooltip="Of the file in models/hypernoise, without number and ending; a subfolder may stand before "
-                    "it. A new run gets a new number and never overwrites an older one.",
+                    tooltip="Name of the file in models/hypernoise, without number and extension. You may put a "
+                    "subfolder in front. A new run gets a new number and never overwrites an older one.",
                 ),
                 io.Int.Input(
-                    "steps", default=200, min=2, max=1_000_000, tooltip="Optimizer steps in all, a resumed run's too."
+                    "steps",
+                    default=200,
+                    min=2,
+                    max=1_000_000,
+                    tooltip="Optimizer steps in total, including those before a resume.",
                 ),
-                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="Pictures for each step."),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="Images per step."),
                 io.Int.Input(
-                    "rank", default=64, min=1, max=1024, tooltip="Of the LoRA. 128 is the paper's, 16 the least."
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Rank of the LoRA. The paper uses 128. Use at least 16.",
                 ),
                 io.Float.Input(
                     "alpha",
@@ -75,7 +83,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0.01,
                     max=10_000.0,
                     step=0.01,
-                    tooltip="Scale of the LoRA: its share is alpha / rank. Twice the rank is usual.",
+                    tooltip="Scale of the LoRA: its output is multiplied by alpha / rank. Twice the rank is usual.",
                 ),
                 io.Float.Input(
                     "lr",
@@ -94,24 +102,29 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=10_000.0,
                     step=1e-3,
                     round=1e-6,
-                    tooltip="α in loss = KL - reward / α. Smaller follows the reward further: halve it until the KL "
-                    "reaches a few nats.",
+                    tooltip="α in loss = KL - reward / α. Smaller values follow the reward further. Halve it until "
+                    "the KL reaches a few nats.",
                 ),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Of the pictures, in pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the pictures, in pixels."),
+                io.Int.Input(
+                    "width", default=512, min=16, max=16384, step=8, tooltip="Width of the images, in pixels."
+                ),
+                io.Int.Input(
+                    "height", default=512, min=16, max=16384, step=8, tooltip="Height of the images, in pixels."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=False,
-                    tooltip="Of weights, order and noise. The same settings and seed give the same result.",
+                    tooltip="Seed of the weights, the prompt order and the noise. The same settings and seed give the "
+                    "same result.",
                 ),
                 io.Boolean.Input(
                     "resume",
                     default=False,
-                    tooltip="Go on with the newest run of this name, after Cancel or with more steps. Begins one if "
-                    "there is none.",
+                    tooltip="Continue the newest run of this name, after Cancel or with more steps. Starts a new run "
+                    "if there is none.",
                 ),
                 io.Int.Input(
                     "preview_every",
@@ -122,8 +135,8 @@ class HyperNoiseTrain(io.ComfyNode):
                     tooltip="Steps between previews on the node.",
                 ),
                 denoiser_steps_input(
-                    "Denoiser calls for a picture while training, sampled as by lcm with scheduler simple. "
-                    "What is trained at one serves at more."
+                    "Denoiser calls per image during training, sampled as with lcm and scheduler simple. A "
+                    "hypernetwork trained at 1 step also works at more."
                 ),
                 io.Combo.Input(
                     "optimizer",
@@ -140,16 +153,17 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1e6,
                     step=0.1,
                     advanced=True,
-                    tooltip="Largest gradient of reward / α for a picture; 0 for no limit. Helps where a few pictures "
-                    "own every step.",
+                    tooltip="Largest gradient of reward / α per image; 0 for no limit. Use it if a few images "
+                    "dominate every step.",
                 ),
                 io.Combo.Input(
                     "gradient_checkpointing",
                     options=["off", "hypernetwork", "all"],
                     default="off",
                     advanced=True,
-                    tooltip="Compute again in the backward pass instead of keeping: the hypernetwork alone is a fifth "
-                    "slower for half of the memory, all is a third slower for a fraction.",
+                    tooltip="Recompute activations in the backward pass instead of keeping them. hypernetwork: only "
+                    "in the hypernetwork, a fifth slower, half of the memory. all: everywhere, a third slower, a "
+                    "fraction of the memory.",
                 ),
                 io.Int.Input(
                     "micro_batch_size",
@@ -157,15 +171,17 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0,
                     max=4096,
                     advanced=True,
-                    tooltip="Pictures in memory at a time; 0 for the whole batch. Results stay.",
+                    tooltip="Images in memory at a time; 0 for the whole batch. The result stays the same.",
                 ),
                 *_hypernetwork_inputs(),
             ],
             outputs=[
-                HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes, at once."),
-                io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph: the whole run's."),
-                io.Image.Output(display_name="preview", tooltip="Base above HyperNoise, on the same seeds."),
-                io.String.Output(display_name="path", tooltip="The file that was saved."),
+                HyperNoiseType.Output(
+                    display_name="hypernoise", tooltip="For the Modulate nodes. You can use it at once."
+                ),
+                io.LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph. It covers the whole run."),
+                io.Image.Output(display_name="preview", tooltip="Base above HyperNoise, with the same seeds."),
+                io.String.Output(display_name="path", tooltip="The saved file."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -176,7 +192,7 @@ class HyperNoiseTrain(io.ComfyNode):
             return words
         parts = Path(name or "").parts
         if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
-            return f"name {name!r} is no name for a file in models/hypernoise: write one such as my_hypernoise"
+            return f"name: {name!r} is not a file name in models/hypernoise: write a name such as my_hypernoise"
         if prompts is None or prompts_file is None:  # from another node: known when it runs
             return True
         try:

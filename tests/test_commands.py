@@ -63,11 +63,11 @@ def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, caps
     capsys.readouterr()
     train_command.main(["--resume=run", "--keep_checkpoints=1"])
     out = capsys.readouterr().out
-    assert "going on from run/checkpoints/step-000002" in out
-    assert "changed since" not in out
+    assert "resuming from run/checkpoints/step-000002" in out
+    assert "changed:" not in out
     assert (folder / "run/metrics.jsonl").read_text() == (folder / "other/metrics.jsonl").read_text()
     train_command.main(["--resume=auto", "--save_dir=other", "--max_steps=4"])
-    assert "changed since: --max_steps: 3 -> 4" in capsys.readouterr().out
+    assert "changed: --max_steps: 3 -> 4" in capsys.readouterr().out
     report, card = ((folder / "other" / name).read_text() for name in ("report.md", "README.md"))
     assert "4 of 4 steps" in report
     assert "validation/score" in report
@@ -86,8 +86,8 @@ def test_what_is_validated_on_can_be_removed_from_training(folder, capsys):
     line = [*QUICK, "--rewards=redness", "--prompts=p.txt", "--validation_prompts=v.txt", "--validate_every=2"]
     train_command.main([*line, "--save_dir=a"])
     out = capsys.readouterr().out
-    assert "1 of 4 prompts are there twice, such as 'A red  square.': remove them by --drop_duplicates" in out
-    assert "1 of 4 prompts are to be validated on, such as 'two crosses'" in out
+    assert "1 of 4 prompts are duplicates, such as 'A red  square.': remove them with --drop_duplicates" in out
+    assert "1 of 4 prompts are validation prompts, such as 'two crosses'" in out
     train_command.main([*line, "--save_dir=b", "--drop_duplicates"])
     assert "2 prompts, " in (folder / "b/report.md").read_text()
 

@@ -81,3 +81,12 @@ def test_adapters_page(folder):
     assert torch.allclose(theirs, finetuned.generate(x0, conditioning), atol=1e-5)
     assert made["hypernetwork"].last_layer == "conv_out"
     assert Path("theirs.safetensors").is_file()
+
+
+@pytest.mark.parametrize("page", ["python.md", "rewards.md", "../README.md"])
+def test_pages_about_the_embedded_generator(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = run_blocks(page, {})
+    if page == "python.md":
+        assert made["found"].scores.mean() > made["reward"].score(made["base"], made["text"]).mean()
+        assert Path("mine.safetensors").is_file()

@@ -195,7 +195,7 @@ def break_things(folder):
     return {
         "2 missing", "2 broken or truncated (such as 00000/samples/0000.png)",
         "1 of another prompt or seed (such as 00003/samples/0001.png)",
-        "1 metadata.jsonl missing or wrong (such as 00002/metadata.jsonl)", "3 files are there",
+        "1 metadata.jsonl missing or wrong (such as 00002/metadata.jsonl)", "3 files complete",
     }  # fmt: skip
 
 
@@ -208,15 +208,15 @@ def test_a_broken_folder_is_reported_and_mended(place, tmp_path, capsys):
     run(argv)
     out = capsys.readouterr().out
     assert all(words in out for words in told), out
-    assert re.search(r"1 files do not belong among the pictures, such as \S*notes.txt", out)
+    assert re.search(r"1 files do not belong among the images, such as \S*notes.txt", out)
     (tmp_path / "base-1/00002/samples/notes.txt").unlink()
     after = files(tmp_path)
     assert {n: c for n, c in after.items() if n.endswith((".png", "metadata.jsonl"))} == {
         n: c for n, c in before.items() if n.endswith((".png", "metadata.jsonl"))
     }
     report = json.loads(after["report.json"])
-    assert report["pictures"]["base-1"] == "8 files of 4 prompts, 5 pictures made in this run"
-    assert report["pictures"]["hypernoise-1"] == "8 files of 4 prompts, 0 pictures made in this run"
+    assert report["pictures"]["base-1"] == "8 files of 4 prompts, 5 images made in this run"
+    assert report["pictures"]["hypernoise-1"] == "8 files of 4 prompts, 0 images made in this run"
     assert report["scores"] == json.loads(before["report.json"])["scores"]
 
 
@@ -258,7 +258,7 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
     before = files(tmp_path / "base-1")
     run([*argv, "--steps=1,2"])
     assert before.items() <= files(tmp_path / "base-1").items()
-    assert "2 pictures made" in json.loads((tmp_path / "report.json").read_text())["pictures"]["base-1"]
+    assert "2 images made" in json.loads((tmp_path / "report.json").read_text())["pictures"]["base-1"]
     assert len(files(tmp_path / "base-2")) == 16
     run([*argv, "--limit=1", f"--adapter={place / 'mine.safetensors'}"])  # an adapter joins the base's pictures
     assert before.items() <= files(tmp_path / "base-1").items()
@@ -266,15 +266,15 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
     run(argv)  # and is left out again
     generator = load_generator(str(place / "toy"))
     LoraHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"with --adapter 'sha256 .*, and it is now 'sha256 "):
+    with pytest.raises(ValueError, match=r"with --adapter 'sha256 .*, but it is now 'sha256 "):
         run([*argv, f"--adapter={tmp_path / 'other.safetensors'}"])
-    with pytest.raises(ValueError, match=r"with --strength 1\.0, and it is now 0\.5"):
+    with pytest.raises(ValueError, match=r"with --strength 1\.0, but it is now 0\.5"):
         run([*argv, f"--adapter={place / 'mine.safetensors'}", "--strength=0.5"])
-    with pytest.raises(ValueError, match="with --iterations 1, and it is now 2"):
+    with pytest.raises(ValueError, match="with --iterations 1, but it is now 2"):
         run([*argv, f"--adapter={place / 'mine.safetensors'}", "--iterations=2"])
     for wrong, words in {
-        "--seed=1": "with --seed 0, and it is now 1",
-        "--samples=3": "with --samples 2, and it is now 3",
+        "--seed=1": "with --seed 0, but it is now 1",
+        "--samples=3": "with --samples 2, but it is now 3",
     }.items():
         with pytest.raises(ValueError, match=words):
             run([*argv, wrong])
@@ -302,7 +302,7 @@ def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
     for method in ("base-4", "hypernoise-4"):
         assert files(killed / method) == files(alone / method)
     told = json.loads((killed / "report.json").read_text())["pictures"]["base-4"]
-    assert int(re.search(r"(\d+) pictures made", told)[1]) <= 13
+    assert int(re.search(r"(\d+) images made", told)[1]) <= 13
 
 
 def test_two_processes_share_the_work(place, tmp_path):

@@ -122,9 +122,9 @@ def drop_key(path):
 
 
 DAMAGE = {
-    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:1000]), "not a whole safetensors file"),
-    "empty": (lambda p: p.write_bytes(b""), "not a whole safetensors file"),
-    "giant header": (lambda p: p.write_bytes(b"\xff" * 64), "not a whole safetensors file"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:1000]), "not a complete safetensors file"),
+    "empty": (lambda p: p.write_bytes(b""), "not a complete safetensors file"),
+    "giant header": (lambda p: p.write_bytes(b"\xff" * 64), "not a complete safetensors file"),
     "foreign": (lambda p: save_file({"a": torch.zeros(1)}, p), "no HyperNoise LoRA"),
     "another model": (lambda p: changed(p, metadata={"hypernoise.denoiser_sha256": "0"}), "does not fit embedded"),
     "newer format": (lambda p: changed(p, metadata={"hypernoise.format": "9"}), "update"),

@@ -300,7 +300,7 @@ def test_pictures_come_as_comfyui_has_them(released):
         (lambda x: x * 255, r"values from .* to 2\d\d\.\d; rewards take \[0, 1\]"),
         (lambda x: x * 2 - 1, r"from -"),
         (lambda x: x.log().neg().log(), "not finite|values from"),
-        (lambda x: torch.where(x > 0.5, x, torch.nan), "picture 0 has values that are not finite"),
+        (lambda x: torch.where(x > 0.5, x, torch.nan), "image 0 has values that are not finite"),
         (lambda x: x.movedim(-1, 1), "shape"),
         (lambda x: x[0], "shape"),
         (lambda x: x.int(), "dtype"),

@@ -224,7 +224,7 @@ def test_checkpointing_the_trainer_checkpoints_the_rewards(generator, prompts, r
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("hpsv2=0,clip=0", "sum to nothing"),
+        ("hpsv2=0,clip=0", "no reward has a weight"),
         ("clip=nan", "not finite"),
         ("clip=inf", "not finite"),
         ("clip=", "not a number"),

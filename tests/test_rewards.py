@@ -93,9 +93,9 @@ def test_your_own_reward_is_a_file_with_a_class(tmp_path, monkeypatch):
     [
         ("beauty", "unknown reward 'beauty'"),
         ("redness=lots", "not a number"),
-        ("redness=0", "sum to nothing"),
+        ("redness=0", "no reward has a weight"),
         ("redness,redness", "twice"),
-        ("", "sum to nothing"),
+        ("", "no reward has a weight"),
         ("nowhere:Thing", "does not load"),
         ("json:JSONDecoder", "not a subclass"),
     ],

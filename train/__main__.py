@@ -1,11 +1,11 @@
 """Train a HyperNoise LoRA without ComfyUI.
 
 python -m train                                          # the embedded generator, minutes on one CPU core
-python -m train --rewards redness=100 --max_steps 100    # another reward
+python -m train --rewards redness=100 --max_steps 100    # train on another reward
 python -m train --model sana --prompts prompts.txt       # the paper's settings (train/recipes), on a GPU
-python -m train --resume outputs/train-20260101-120000   # go on where a run stopped, as if it had not
+python -m train --resume outputs/train-20260101-120000   # resume a run; it ends as if it had not been stopped
 accelerate launch --num_processes 4 -m train --model sana --device cuda …   # four GPUs, the same batch size
-python -m train --print_config > mine.yaml               # every setting, to be edited and given to --config
+python -m train --print_config > mine.yaml               # write every setting to a file, to edit and pass to --config
 """
 
 import sys
@@ -32,19 +32,19 @@ PROG = "python -m train"
 
 @in_arguments_of(TrainArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
     device = join_processes(args.device)
     if precision := unused_precision():
-        _say(f"accelerate's mixed_precision {precision} is not used: --dtype is {args.dtype}")
-    torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, rewards of users may
+        _say(f"accelerate's mixed_precision {precision} is ignored: --dtype is {args.dtype}")
+    torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, but a user's reward may
     try:
-        # The first process looks for all of them: names hold the time, and folders change while they look.
+        # Only the first process looks: names hold the time, and folders may change meanwhile.
         start = processes.gather(find_start(args.resume, args.save_dir) if processes.rank() == 0 else None)[0]
         _train(args, device, start)
     finally:
@@ -60,9 +60,9 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir)
     state = start.checkpoint.load() if start.checkpoint else None
     if state:
-        _say(f"going on from {start.checkpoint.path}")
+        _say(f"resuming from {start.checkpoint.path}")
         for change in load_trainer_state(trainer, state):
-            _say(f"changed since: {reworded(change, TrainArguments)}")
+            _say(f"changed: {reworded(change, TrainArguments)}")
     run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
         stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
@@ -79,17 +79,17 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""
     _say(f"{verb} at step {trainer.step}{early}: {run.adapter_file}")
     if not trainer.finished:
-        _say(f"go on with {PROG} --resume {start.folder}")
+        _say(f"resume with {PROG} --resume {start.folder}")
     if peak := peak_memory(device):
-        _say(f"most memory used on {device}: {peak / 2**30:.2f} GiB")
+        _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
 
 
 def _prompts(args: TrainArguments) -> tuple[PromptMix, list[str]]:
-    """Those to train and those to validate on; what they share is told, and removed on request."""
+    """The prompts to train on and those to validate on. Prompts in both sets are reported, and removed if asked for."""
     prompts, validation = args.load_prompts(), args.load_validation_prompts()
-    for what, found in {"there twice": prompts.duplicates(), "to be validated on": prompts.overlap(validation)}.items():
+    for what, found in {"duplicates": prompts.duplicates(), "validation prompts": prompts.overlap(validation)}.items():
         if found:
-            remedy = "removed" if args.drop_duplicates else "remove them by --drop_duplicates"
+            remedy = "removed" if args.drop_duplicates else "remove them with --drop_duplicates"
             _say(f"{len(found)} of {sum(prompts.sizes)} prompts are {what}, such as {found[0]!r}: {remedy}")
     return (prompts.without(validation) if args.drop_duplicates else prompts), validation
 
@@ -100,8 +100,8 @@ def _say(line: str) -> None:
 
 
 def _recipe(argv: Sequence[str] | None) -> str | None:
-    """What stands behind the line: `--config` if given, else the configuration of the run that goes on, else the
-    model's own recipe where there is one. Read before the rest, since the rest is laid over it."""
+    """The defaults for the command line: `--config` if given, else the settings of the run that is resumed, else the
+    model's recipe, if there is one. It is read first, because the other arguments override it."""
     if option(argv, "config"):
         return None
     behind = config_behind(option(argv, "resume"), option(argv, "save_dir"))

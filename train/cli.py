@@ -1,4 +1,4 @@
-"""How every command here reads its line: help from field docstrings, one clear line where something is wrong."""
+"""Parse the command line of every command: help from field docstrings, and one clear line for an error."""
 
 import argparse
 import re
@@ -19,16 +19,16 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the commands of a description on lines of their own."""
+    """Keeps each command of a description on its own line."""
 
 
 def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | None, recipe: str | None = None):
     """An instance of the dataclass `arguments` from a command line.
 
-    `recipe` is the path of a YAML file whose values stand behind those of the line.
+    `recipe` is the path of a YAML file with defaults; arguments on the line override them.
 
     Raises:
-        ValueError: in one line, naming the argument and the remedy.
+        ValueError: one line that names the argument and says what to do.
     """
     argv = _bare_flags(arguments, list(sys.argv[1:] if argv is None else argv))
     parser = ArgumentParser(
@@ -42,14 +42,14 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     parser.add_class_arguments(arguments, None, as_group=False)
     try:
         namespace = parser.parse_args(argv)
-    except Exception as error:  # jsonargparse raises several kinds, of its own and of YAML's
+    except Exception as error:  # jsonargparse raises several kinds of errors, its own and YAML's
         raise ValueError(_explained(_one_line(error), arguments, argv, recipe)) from error
     values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
     return arguments(**values)
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: Sequence[str] | None = None) -> int:
-    """Call `main`; a ValueError becomes one line on stderr and exit code 2."""
+    """Call `main`. A ValueError becomes one line on stderr and exit code 2."""
     try:
         main(argv)
     except ValueError as error:
@@ -87,7 +87,7 @@ def _argument_name(arguments: type) -> Callable[[str], str]:
 
 
 def option(argv: Sequence[str] | None, name: str) -> str | None:
-    """What `--name` is given on a line that is not parsed yet."""
+    """The value of `--name` on a line that is not parsed yet."""
     words = [word for argument in (sys.argv[1:] if argv is None else argv) for word in argument.split("=", 1)]
     return words[words.index(f"--{name}") + 1] if f"--{name}" in words[:-1] else None
 

@@ -41,139 +41,147 @@ class TrainArguments(ModelArguments, RewardArguments):
     }
 
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
-    sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
     task: str | None = None
-    """Named prompt set: embedded (the default for that model), example-prompts, geneval, pickapic, all,
-    t2i-compbench, abc-6k; give the folder with their published files by --prompts_dir."""
+    """Named prompt set: embedded (the default for that model), example-prompts, geneval, pickapic, all, t2i-compbench,
+    abc-6k. Pass the folder with its published files as --prompts_dir."""
     prompts: str | None = None
-    """Instead of a task: files (.txt with one prompt a line, .json, .jsonl, .csv, .tsv, .parquet), tasks and hub
-    datasets, mixed with weights: `a.txt`, `mine.csv#caption=2,geneval,hub:owner/name@train#prompt=0.5`."""
+    """Use this instead of --task: files (.txt with one prompt per line, .json, .jsonl, .csv, .tsv, .parquet), tasks and
+    Hugging Face datasets, mixed with weights: `a.txt`, `mine.csv#caption=2,geneval,hub:owner/name@train#prompt=0.5`."""
     prompts_dir: str | None = None
     """Folder with the published files of tasks, at any depth."""
     validation_prompts: str | None = None
-    """What --validate_every measures, given as --prompts is; the embedded model has its own."""
+    """The prompts for --validate_every, in the format of --prompts. The embedded model has its own."""
     drop_duplicates: bool = False
-    """Remove prompts that are there twice, and those that are among the validation prompts; they are counted anyway."""
+    """Remove prompts that occur more than once or are also validation prompts. Without it they are only counted."""
     cache_dir: str | None = None
-    """Folder to keep encoded prompts in, for other runs and where memory cannot hold them (FLUX: 4 MB a prompt)."""
+    """Folder that keeps encoded prompts, for other runs and for prompts that do not fit into memory (FLUX: 4 MB per
+    prompt)."""
     rewards: str | None = None
-    """Rewards, such as `hpsv2,imagereward,clip,pickscore` (the paper's, at its weights) or
-    `redness=100,my_rewards:Brightness=0.5`; your own is module:Class. The --enable_* switches below add to them."""
+    """Rewards to train on, such as `hpsv2,imagereward,clip,pickscore` (the paper's, with its weights) or
+    `redness=100,my_rewards:Brightness=0.5`. Your own is module:Class. The --enable_* switches below add to them."""
     held_out: str | None = None
-    """Rewards that are measured (held_out/… among the metrics) and never trained on, such as `pickscore,aesthetic`:
-    where one falls while the others rise, they are being exploited. Validation goes by them."""
+    """Rewards that are measured (metrics held_out/…) but never trained on, such as `pickscore,aesthetic`. If one falls
+    while the others rise, training is exploiting the others. Validation uses these rewards for its score."""
     reward_normalization: Literal["none", "reference", "running"] = "none"
-    """none: rewards are added as they are. reference: minus the reference implementation's offsets. running: each is
-    standardised by what training has seen of it, so that weights compare."""
+    """none: add rewards unchanged. reference: subtract the reference implementation's offsets. running: standardise
+    each reward by the scores seen in training, so that weights are comparable."""
     train_type: Literal["noise", "finetune"] = "noise"
-    """noise: a noise hypernetwork. finetune: a LoRA in the generator itself, which over-optimises."""
+    """noise: train a noise hypernetwork. finetune: train a LoRA in the generator itself, which over-optimises."""
 
     save_dir: str | None = None
-    """Folder for all that the run writes; must be new or empty. Default: outputs/train-<date and time>."""
+    """Folder for everything that the run writes; must be new or empty. Default: outputs/train-<date and time>."""
     resume: str | None = None
-    """Go on from a checkpoint, bit for bit: a run's folder, one of its checkpoints, or `auto` for the newest in
-    --save_dir, from nothing where there is none yet (for jobs that are started again). The run's own settings stand
-    behind the line; what differs is reported, and refused where it cannot be changed."""
+    """Resume from a checkpoint, bit for bit. Pass a run's folder, one of its checkpoints, or `auto`, which takes the
+    newest checkpoint in --save_dir and starts from zero if there is none (for jobs that restart). The run's own
+    settings apply unless you override them; changes are reported, or refused if they are not possible."""
     seed: int = 0
-    """Of weights, prompts' order and noise; a run repeats with it."""
+    """Seed of the weights, the prompt order and the noise. A run with the same seed gives the same result."""
     device: str = "cpu"
-    """Where to train, such as cuda; with `accelerate launch -m train …` each process takes its own."""
+    """Device to train on, such as cuda. With `accelerate launch -m train …` each process takes its own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the frozen model. LoRA weights, KL and rewards' sums are float32 all the same. Take bfloat16 on a GPU."""
+    """dtype of the frozen model. LoRA weights, the KL and reward sums stay float32. Use bfloat16 on a GPU."""
     threads: int = 1
-    """CPU threads. Two processes with many threads each slow one another down badly."""
+    """CPU threads. Two processes with many threads each slow each other down badly."""
 
     lr: float = 1e-3
-    """Learning rate. Where reward/… stays flat try 3x, where kl explodes a third."""
+    """Learning rate. If reward/… stays flat, try 3 times as much. If kl explodes, try a third."""
     optim: Literal["sgd", "adam", "adamw", "adamw8bit"] = "sgd"
-    """sgd (momentum 0.9) is the reference's choice for SANA, adamw converges in fewer steps, adamw8bit needs a quarter
-    of its memory (extra [8bit])."""
+    """sgd (momentum 0.9) is the reference's choice for SANA. adamw converges in fewer steps. adamw8bit needs a quarter
+    of adamw's memory (extra [8bit])."""
     weight_decay: float = 0.0
     beta2: float = 0.999
-    """Of adam and adamw; 0.99 suits runs of a few hundred steps."""
+    """beta2 of adam and adamw. 0.99 suits runs of a few hundred steps."""
     grad_clip: float = 1.0
-    """Largest norm of the whole gradient."""
+    """Largest norm of the whole gradient; a larger one is scaled down."""
     warmup_steps: int = 10
-    """Steps over which the learning rate rises."""
+    """Number of steps at the start over which the learning rate rises."""
     decay_fraction: float = 0.0
-    """Last part of the run over which the learning rate falls to zero: 0.4 is a good value for short runs."""
+    """Fraction of the run at its end over which the learning rate falls to zero. 0.4 suits short runs."""
     ema_decay: float | None = None
-    """Save and show a moving average of the weights: 0.99 for hundreds of steps, 0.999 for thousands."""
+    """Save and show a moving average of the weights with this decay: 0.99 for hundreds of steps, 0.999 for
+    thousands."""
     epochs: int = 50
-    """Passes over the prompts, unless --max_steps is given."""
+    """Passes over the prompts, if --max_steps is not given."""
     max_steps: int | None = None
-    """Optimizer steps; wins over --epochs."""
+    """Optimizer steps. Overrides --epochs."""
     batch_size: int = 32
-    """Pictures of which losses are averaged, over all processes: it means the same on one GPU and on eight."""
+    """Images per batch, counted over all processes: it means the same on one GPU and on eight."""
     accumulation_steps: int = 1
     """Batches per optimizer step."""
     micro_batch_size: int | None = None
-    """Pictures that a process has in memory at a time: reduce to 16, 8, 4 when memory runs out; results stay."""
+    """Images that a process has in memory at a time. Reduce to 16, 8, 4 if memory runs out; the result stays the
+    same."""
     pictures_per_prompt: int = 1
-    """Pictures of the same prompt in a batch; above 1 for rewards that compare them, such as diversity."""
+    """Images of the same prompt in a batch. Use more than 1 for rewards that compare them, such as diversity."""
 
     hypernetwork: Literal["lora", "head"] = "lora"
-    """lora: the paper's, a LoRA in a clone of the denoiser. head: a small network that reads what the frozen denoiser
-    makes of the noise; half the cost, any model, and made to be applied again and again (--iterations)."""
+    """lora: the paper's LoRA in a clone of the denoiser. head: a small network that reads the frozen denoiser's output
+    for the noise. A head costs half as much, works with any model, and is made to be applied repeatedly
+    (--iterations)."""
     iterations: int = 1
-    """Readings that the hypernetwork is trained for: each picture starts after some of them. 5 suits a head."""
+    """How many times the hypernetwork will be applied. Training starts each image after some of these iterations. 5
+    suits a head."""
     coarsen: int = 1
-    """Latent cells along each side that it sees as one. 2 costs a quarter, where the model makes good pictures at half
-    its side too."""
+    """Latent cells along each side that the hypernetwork sees as one. 2 costs a quarter; use it if the model also makes
+    good images at half its side."""
     head_width: int = 256
-    """Of a head's layers, a multiple of 16."""
+    """Width of a head's layers; a multiple of 16."""
     head_depth: int = 2
-    """Layers of a head."""
+    """Number of layers of a head."""
     head_reads: Literal["features", "prediction"] = "features"
-    """features: what enters the denoiser's last layer, beside noise and prediction. prediction: these two alone, for
-    models that give no features, or to serve another model with the same latents."""
+    """features: a head reads what enters the denoiser's last layer, besides noise and prediction. prediction: only
+    noise and prediction, for models without features, or to use the head with another model that has the same
+    latents."""
     distill: str | None = None
     """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
     distill_steps: int = 0
-    """Steps that follow --distill instead of the reward."""
+    """Number of steps that imitate --distill instead of following the reward."""
 
     lora_rank: int = 128
-    """Rank of every LoRA factor; the paper finds 64 nearly as good and less than 16 too little."""
+    """Rank of every LoRA factor. In the paper 64 is nearly as good, and less than 16 is too little."""
     alpha_multiplier: float = 2.0
     """LoRA alpha as a multiple of the rank."""
     last_layer_name: str | None = None
-    """The denoiser's output layer (proj_out for SANA, conv_out for SD-Turbo); found by running it when not given."""
+    """The denoiser's output layer (proj_out for SANA, conv_out for SD-Turbo). By default it is found by running the
+    denoiser."""
 
     temperature: float = 1.0
-    """α of L = KL - r/α. Smaller follows the reward further: halve it until kl reaches a few nats."""
+    """α of L = KL - r/α. Smaller values follow the reward further. Halve it until kl reaches a few nats."""
     kl_reduction: Literal["sum", "mean"] = "sum"
     """sum: the paper's KL in nats. mean: the reference implementation's, weaker by the number of latent values."""
     reward_grad_clip: float | None = None
-    """Largest gradient of r/α per picture, at the modulated noise. Set it so that `clipped` stays near 0.5."""
+    """Largest gradient of r/α per image, at the modulated noise. Set it so that `clipped` stays near 0.5."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
-    """Noises per optimizer step: inf, a fresh one for every picture; batch, one fresh one for all; multi, the same
-    batch always; one, the same single noise always."""
+    """Noise for each optimizer step. inf: a new one for every image. batch: one new one for all images. multi: always
+    the same batch of noises. one: always the same single noise."""
     steps: int = 1
-    """Denoiser calls per picture while training; one-step training carries over to 2 and 4 steps."""
+    """Denoiser calls per image during training. One-step training carries over to 2 and 4 steps."""
     between_steps: BetweenSteps = "fresh"
-    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
-    starting noise as it was drawn; keep-moved, as the hypernetwork moved it."""
+    """What samplers that add noise between steps add. fresh: new noise, as the pipelines do. keep: the starting noise
+    as drawn. keep-moved: the starting noise as the hypernetwork moved it."""
     height: int | None = None
-    """Of training pictures, in pixels; the model's own when not given."""
+    """Height of the training images, in pixels. Default: the model's own size."""
     width: int | None = None
-    """Of training pictures, in pixels; the model's own when not given."""
+    """Width of the training images, in pixels. Default: the model's own size."""
 
     warm_start_pictures: int = 0
-    """Before the first step, fit the hypernetwork's last layer in closed form to the reward gradients of that many
-    pictures: a few thousand save hundreds of steps. 0 starts from zero, as the paper does."""
+    """Fit the hypernetwork's last layer in closed form to the reward gradients of this many images, before the first
+    step. A few thousand images save hundreds of steps. 0 starts from zero, as in the paper."""
 
     use_checkpoint: bool | Literal["hypernetwork"] = False
-    """Recompute activations in the backward pass. true: of every layer, a third slower, a fraction of the memory.
-    hypernetwork: of the hypernetwork alone, a fifth slower, half of the memory."""
+    """Recompute activations in the backward pass to save memory. true: in every layer, a third slower, a fraction of
+    the memory. hypernetwork: only in the hypernetwork, a fifth slower, half of the memory."""
     memsave: bool = False
-    """The reference's switch for its memory savings; here the same as --use_checkpoint."""
+    """The reference's switch for its memory savings. Here it does the same as --use_checkpoint."""
     enable_modulate_noise: bool = True
-    """x0 + f(x0), the only way supported; the reference could also replace x0 by f(x0)."""
+    """Use x0 + f(x0). It must be true; the reference could also replace x0 by f(x0)."""
     compile: bool = False
-    """torch.compile both denoisers: minutes at first; for a GPU, not measured yet. Nothing is gained on a CPU."""
+    """torch.compile both denoisers. It takes minutes at the start. Not measured on a GPU yet; on a CPU it gains
+    nothing."""
     max_skipped: int = 5
-    """Non-finite steps in a row after which the run stops and names the reward at fault."""
+    """Number of non-finite steps in a row after which the run stops and names the reward that caused them."""
 
     enable_hps: bool = False
     hps_weighting: float = 5.0
@@ -184,27 +192,27 @@ class TrainArguments(ModelArguments, RewardArguments):
     enable_pickscore: bool = False
     pickscore_weighting: float = 0.05
     enable_red: bool = False
-    """The redness reward."""
+    """Add the redness reward."""
     red_weighting: float = 1.0
 
     log_every: int = 20
     """Steps between sample grids and console lines."""
     diagnostics_every: int = 50
-    """Steps between measurements of Lipschitz constant, second-order KL, noise statistics and held-out rewards; 0 for
-    never."""
+    """Steps between measurements of the Lipschitz constant, second-order KL, noise statistics and held-out rewards; 0
+    for never."""
     save_every: int = 200
-    """Steps between checkpoints in save_dir/checkpoints, each with a usable adapter; the last adapter is
+    """Steps between checkpoints in save_dir/checkpoints. Each holds a usable adapter; the last adapter is
     save_dir/hypernoise.safetensors."""
     keep_checkpoints: int = 2
-    """How many of the latest are kept; the one with the best validation is kept besides."""
+    """How many of the latest checkpoints to keep. The one with the best validation is kept in addition."""
     validate_every: int = 0
     """Steps between measurements of rewards and diversity on the validation prompts; 0 for never."""
     patience: int = 0
-    """Validations without a better score after which the run stops; 0 for never."""
+    """Stop the run after this many validations without a better score; 0 for never."""
     diversity_floor: float = 0.0
-    """Share of the base model's diversity below which the run stops, such as 0.8; 0 for never."""
+    """Stop the run when diversity falls below this share of the base model's, such as 0.8; 0 for never."""
     trackers: str = "tensorboard"
-    """Where numbers go besides metrics.jsonl: tensorboard, wandb, trackio, with commas between; empty for nowhere."""
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, separated by commas; empty for nowhere."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -229,7 +237,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         """The prompts to train on.
 
         Raises:
-            ValueError: no such file or task, or nothing in it.
+            ValueError: no such file or task, or no prompts in it.
         """
         if self.prompts:
             with about("prompts"):
@@ -242,7 +250,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             return load_mix(self.task or "embedded", self.prompts_dir)
 
     def load_validation_prompts(self) -> list[str]:
-        """The prompts to validate on, none where it is never done.
+        """The prompts to validate on; empty if the run never validates.
 
         Raises:
             ValueError: as for `load_prompts`.
@@ -324,6 +332,6 @@ class TrainArguments(ModelArguments, RewardArguments):
 
 
 def default_recipe(model: str) -> str | None:
-    """The recipe that stands behind a model's arguments: `recipes/<short name>.yaml`, where there is one."""
+    """The recipe with a model's default arguments, `recipes/<short name>.yaml`, or None."""
     path = RECIPES / f"{model}.yaml"
     return str(path) if model in SHORT_NAMES and path.is_file() else None

@@ -1,7 +1,7 @@
-"""Print what is in an adapter, and turn one kind of adapter file into another.
+"""Print what an adapter holds, and convert between kinds of adapter files.
 
-python -m train.convert --adapter outputs/run/hypernoise.safetensors                          # print what is inside
-python -m train.convert --adapter mine.safetensors --output mine-peft                         # a PEFT folder of it
+python -m train.convert --adapter outputs/run/hypernoise.safetensors                          # print what it holds
+python -m train.convert --adapter mine.safetensors --output mine-peft                         # write a PEFT folder
 python -m train.convert --adapter lucaeyring/HyperNoise_Sana_Sprint_0.6B --model sana --output authors.safetensors
 """
 
@@ -36,17 +36,18 @@ class ConvertArguments:
     """Print what is in an adapter, and turn one kind of adapter file into another."""
 
     adapter: str
-    """HyperNoise LoRA file, file of diffusers' save_lora_adapter, PEFT folder, or the hub id of one."""
+    """HyperNoise LoRA file, file written by diffusers' save_lora_adapter, PEFT folder, or the Hugging Face id of
+    one."""
     output: str | None = None
-    """What to write: a name that ends in .safetensors for a HyperNoise LoRA, any other for a PEFT folder. Without it,
-    what is in the adapter is printed."""
+    """What to write: a name that ends in .safetensors for a HyperNoise LoRA, any other name for a PEFT folder. Without
+    it, only print what the adapter holds."""
     model: str | None = None
-    """Folder, hub id or short name of the model that it is for: checks that it fits. Needed to make a HyperNoise LoRA
-    of a PEFT folder, which does not say."""
+    """The adapter's model (folder, Hugging Face id or short name), to check that they fit. Required to convert a PEFT
+    folder to a HyperNoise LoRA, because the folder does not name its model."""
     kind: Literal["noise", "finetune"] = "noise"
-    """What a PEFT folder holds, which does not say: a noise hypernetwork, or a LoRA in the generator itself."""
+    """What a PEFT folder holds, because it does not say: a noise hypernetwork, or a LoRA in the generator itself."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the weights written; as they are when not given. bfloat16 halves the file and is enough to make pictures."""
+    """dtype of the written weights; unchanged by default. bfloat16 halves the file and is enough to generate images."""
 
     def __post_init__(self):
         if self.output and Path(self.output).exists():
@@ -55,10 +56,10 @@ class ConvertArguments:
 
 @in_arguments_of(ConvertArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: ConvertArguments = parse(ConvertArguments, PROG, __doc__, argv)
     with about("adapter"):
@@ -86,14 +87,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def contents(weights: dict[str, Tensor], info: AdapterInfo) -> dict[str, str]:
-    """What a person wants to know of an adapter."""
+    """What a user wants to know about an adapter."""
     ranks = Counter(layer_ranks(weights).values())
     values = sum(tensor.numel() for tensor in weights.values())
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     return {
-        "kind": {"noise": "noise hypernetwork", "finetune": "fine-tuned LoRA", "": "not said"}[info.kind],
-        "made for": f"{info.generator or 'not said'} ({info.family or 'family not said'})",
-        "layers": f"{len(layer_ranks(weights))}, last layer {info.last_layer or 'not said'}",
+        "kind": {"noise": "noise hypernetwork", "finetune": "fine-tuned LoRA", "": "unknown"}[info.kind],
+        "made for": f"{info.generator or 'unknown'} ({info.family or 'family unknown'})",
+        "layers": f"{len(layer_ranks(weights))}, last layer {info.last_layer or 'unknown'}",
         "rank": ", ".join(f"{rank} in {count} layers" for rank, count in sorted(ranks.items())),
         "alpha": f"{info.alpha:g}, an update is {info.alpha / info.rank:g} times B A",
         "size": f"{values / 1e6:.1f} M values, {', '.join(dtypes)}",

@@ -1,4 +1,4 @@
-"""The method end to end on the embedded generator, in minutes on a CPU: `make demo`.
+"""The method from training to scores on the embedded generator, in minutes on a CPU: `make demo`.
 
 Trains three adapters from nothing, two at a time: a head on the embedded preference reward, and, on redness, a LoRA
 hypernetwork and a direct fine-tuning with the same budget. Judges them with the exact detector, which none of them was
@@ -65,14 +65,14 @@ WORKERS = 2
 
 @dataclass(kw_only=True)
 class DemoArguments:
-    """Train and judge on the embedded generator."""
+    """Train and score on the embedded generator."""
 
     save_dir: str = "outputs/demo"
-    """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors; replaced if there."""
+    """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors. Existing files are replaced."""
     n: int = 900
-    """Pictures per method; a multiple of 60."""
+    """Images per method; a multiple of 60."""
     scale: float = 1.0
-    """Of the training steps: 0.1 for a quick look."""
+    """Scale of the number of training steps: 0.1 for a quick look."""
     threads: int = 1
     """CPU threads of each of the two processes."""
 
@@ -85,10 +85,10 @@ class DemoArguments:
 
 @in_arguments_of(DemoArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: DemoArguments = parse(DemoArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
@@ -166,7 +166,7 @@ def _show(folder: Path, results: dict[str, Result], training_seconds: float) -> 
 
 
 def _picture(path: Path, base: Result, hypernoise: Result, *others: tuple[str, Result], shown: int = 24) -> None:
-    """The first seed of evenly spread prompts, one row a method, framed by what the detector says."""
+    """The first seed of evenly spread prompts, one row per method, with the detector's verdict as a frame."""
     first = range(0, len(base.cases), PER_PROMPT)
     chosen = spread(list(first), shown)
     methods = [("base", base), ("HyperNoise", hypernoise), *others]

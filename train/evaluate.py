@@ -1,4 +1,4 @@
-"""Judge an adapter: on the embedded world by its exact detector, or on the published benchmarks.
+"""Score an adapter against its base: on the embedded world with its exact detector, or on the published benchmarks.
 
 python -m train.evaluate                                                   # the shipped adapter, embedded benchmark
 python -m train.evaluate --adapter outputs/demo/hypernoise.safetensors --steps 1,2,4 --save_dir outputs/evaluate
@@ -22,10 +22,10 @@ PROG = "python -m train.evaluate"
 
 @in_arguments_of(EvaluateArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: EvaluateArguments = parse(EvaluateArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)

@@ -1,9 +1,9 @@
-"""Make pictures from prompts, with and without an adapter, on the same seeds.
+"""Generate images from prompts, with and without an adapter, with the same seeds.
 
 python -m train.generate --prompt "a photo of two crosses" --n 8
 python -m train.generate --adapter outputs/demo/hypernoise.safetensors --prompts prompts.txt --steps 2
-python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded     # the best of 16 noises
-python -m train.generate --prompt "a red cross" --best_of 4 --n 1 --reno 10    # and then 10 iterations of ReNO on it
+python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded   # keep the best of 16 noises
+python -m train.generate --prompt "a red cross" --best_of 4 --n 1 --reno 10            # then 10 ReNO iterations on it
 python -m train.generate --model sana --adapter mine.safetensors --prompt "a red cat" --device cuda --dtype bfloat16
 """
 
@@ -46,16 +46,17 @@ class GenerateArguments(ModelArguments, RewardArguments):
     CALLED: ClassVar = ModelArguments.CALLED | RewardArguments.CALLED
 
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
-    sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
     adapter: str | None = None
-    """HyperNoise LoRA file, PEFT folder or its hub id; the shipped one for the embedded model, none for others."""
+    """HyperNoise LoRA file, PEFT folder or its Hugging Face id. Default: the shipped adapter for the embedded model,
+    none for others."""
     prompt: str | None = None
     """One prompt."""
     prompts: str | None = None
-    """Text file with one prompt a line, or .json, .jsonl, .csv, .tsv, .parquet."""
+    """Text file with one prompt per line, or .json, .jsonl, .csv, .tsv, .parquet."""
     steps: int = 1
-    """Denoiser calls per picture."""
+    """Denoiser calls per image."""
     between_steps: BetweenSteps = "fresh"
     """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
     starting noise as it was drawn; keep-moved, as the adapter moved it."""
@@ -63,35 +64,35 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
     moved is kept from there. No extra call at all."""
     strength: float = 1.0
-    """Of the adapter: 0 is the base picture, above 1 goes further than it was trained to."""
+    """Strength of the adapter: 0 gives the base image, 1 is as trained, more goes further."""
     iterations: int = 1
-    """How often the adapter moves the noise, each time from where it is: a denoiser call each."""
+    """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call."""
     seed: int = 0
-    """Of the first picture of each prompt; the next have the seeds after it."""
+    """Seed of the first image of each prompt. The following images use the following seeds."""
     n: int = 4
-    """Pictures per prompt."""
+    """Images per prompt."""
     best_of: int | None = None
-    """Pictures made per prompt, of which the --n best are kept, best first, with and without the adapter, which then
-    moves every candidate's noise."""
+    """Generate this many images per prompt and keep the --n best, best first. The adapter, if any, moves the noise of
+    every candidate."""
     reno: int | None = None
-    """Iterations of ReNO on the noise of each picture that is kept (its paper takes 50), from where the adapter has
-    moved it: each costs a generation and its backward pass. Best first."""
+    """Iterations of ReNO on the noise of each kept image, starting from the noise that the adapter moved (its paper
+    uses 50). Each iteration costs a generation and a backward pass. Images are sorted, best first."""
     reno_lr: float = 5.0
-    """Of --reno."""
+    """Step size of --reno."""
     reward: str | None = None
-    """What --best_of and --reno go by, with weights as in python -m train --rewards; embedded for the embedded model.
-    Every picture's scores go into scores.json."""
+    """The reward for --best_of and --reno, with weights as in python -m train --rewards. Default: embedded for the
+    embedded model. The scores of all images are written to scores.json."""
     height: int | None = None
-    """In pixels; the model's own when not given."""
+    """Height of the images, in pixels. Default: the model's own size."""
     width: int | None = None
-    """In pixels; the model's own when not given."""
+    """Width of the images, in pixels. Default: the model's own size."""
     save_dir: str = "outputs/generate"
-    """Folder for the pictures (base/, hypernoise/, each NNNN-seed.png), comparison.png, prompts.json and, with a
-    reward, scores.json."""
+    """Folder for the images (base/, hypernoise/, each NNNN-seed.png), comparison.png, prompts.json and, with a reward,
+    scores.json."""
     device: str = "cpu"
-    """Such as cuda."""
+    """Device, such as cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the model."""
+    """dtype of the model."""
     threads: int = 1
     """CPU threads."""
 
@@ -122,14 +123,14 @@ class GenerateArguments(ModelArguments, RewardArguments):
 
     @property
     def searches(self) -> bool:
-        """Whether pictures are chosen or moved by a reward."""
+        """Whether a reward chooses or moves images."""
         return bool(self.best_of or self.reno)
 
     def load_reward(self) -> RewardEnsemble | None:
-        """What pictures are ranked by, if they are.
+        """The reward that ranks images, or None.
 
         Raises:
-            ValueError: as `make_rewards`, or there is nothing to rank by.
+            ValueError: as in `make_rewards`, or no reward is given but one is needed.
         """
         names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
         if self.searches and not names:
@@ -141,8 +142,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pictures of one prompt, [N, 3, H, W], with seeds, starting noise [N, C, h, w] and, where there is a reward,
-    scores by name, [N] each; all on the CPU. Best first where they are searched among."""
+    """Images of one prompt, [N, 3, H, W], with seeds, starting noise [N, C, h, w] and, with a reward, scores by name,
+    [N] each. All on the CPU; best first after a search."""
 
     seeds: list[int]
     starts: Tensor
@@ -150,14 +151,14 @@ class Candidates:
     scores: dict[str, Tensor]
 
     def rows(self) -> list[dict[str, float]]:
-        """Seed and scores of each, for JSON."""
+        """Seed and scores of each image, for JSON."""
         return [
             {"seed": seed} | {name: own[i].item() for name, own in self.scores.items()}
             for i, seed in enumerate(self.seeds)
         ]
 
     def at(self, index: Tensor) -> "Candidates":
-        """Those, in that order."""
+        """The candidates at `index`, in that order."""
         scores = {name: own[index] for name, own in self.scores.items()}
         return Candidates([self.seeds[i] for i in index.tolist()], self.starts[index], self.images[index], scores)
 
@@ -196,9 +197,9 @@ def make_candidates(
     prompt: str,
     reward: RewardEnsemble | None,
 ) -> Candidates:
-    """Pictures of one prompt from consecutive seeds, their noise moved by `adapter`; with `best_of` ranked by `reward`.
+    """Images of one prompt from consecutive seeds, with noise moved by `adapter`; with `best_of`, ranked by `reward`.
 
-    One after the other, and not by `best_of_n`, since all of them are told about in scores.json.
+    This does not use `best_of_n`, because scores.json lists all candidates.
     """
     seeds = list(range(args.seed, args.seed + (args.best_of or args.n)))
     how = (args.height, args.width, args.steps, args.modulation)
@@ -218,7 +219,7 @@ def optimized(
     prompt: str,
     reward: RewardEnsemble,
 ) -> Candidates:
-    """Those, each at the end of its ReNO, best first; their scores before are under `before_reno`."""
+    """The candidates after ReNO on each, best first. Their earlier scores are under `before_reno`."""
     starts, pictures = [], []
     for seed, start in zip(made.seeds, made.starts, strict=True):
         text, moved = reward.encode_text([prompt]), start[None].to(generator.device)
@@ -238,10 +239,10 @@ def optimized(
 
 @in_arguments_of(GenerateArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: GenerateArguments = parse(GenerateArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)
@@ -289,7 +290,7 @@ def _write_summary(folder: Path, prompts: list[str], n: int, shown: dict[str, li
     for name, content in numbered.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
-    print(f"{len(captions)} pictures a row: {folder / 'comparison.png'}")
+    print(f"{len(captions)} images per row: {folder / 'comparison.png'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The processes of one run, as `accelerate launch -m train` starts them, and the trackers that it reports to."""
+"""The processes of one run, as started by `accelerate launch -m train`, and the trackers that it reports to."""
 
 import importlib.util
 import os
@@ -14,14 +14,14 @@ SHARDING = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
-"""What `accelerate launch` sets in the environment for what its configuration asks for."""
+"""Environment variables that `accelerate launch` sets for sharding, and their names."""
 
 
 def join_processes(device: str) -> str:
-    """Join the other processes, if there are any; returns the device of this one, such as `cuda:1` for `cuda`.
+    """Join the other processes, if there are any. Returns this process's device, such as `cuda:1` for `cuda`.
 
     Raises:
-        ValueError: the launcher was told to split the model over them.
+        ValueError: the launcher is set to split the model over the processes.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "").lower() in ("true", "1"):
@@ -38,13 +38,13 @@ def join_processes(device: str) -> str:
 
 
 def unused_precision() -> str | None:
-    """The mixed precision that accelerate was told to use, which nothing here follows."""
+    """The mixed precision that accelerate was told to use, or None. Nothing here follows it."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     return None if precision in ("", "no") else precision
 
 
 def leave_processes() -> None:
-    """Let the others go, so that none waits for this one."""
+    """Leave the process group, so that no other process waits for this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -52,12 +52,12 @@ def leave_processes() -> None:
 
 
 class Trackers:
-    """A run's numbers to TensorBoard, wandb or trackio; only the first process writes.
+    """Sends a run's metrics to TensorBoard, wandb or trackio. Only the first process writes.
 
     Args:
-        names: which; none is fine.
-        folder: of the run; TensorBoard writes into `tensorboard/` there.
-        first_step: what an earlier log of the same run holds after it was undone by a stop, and is hidden.
+        names: trackers; may be empty.
+        folder: of the run. TensorBoard writes into `tensorboard/` there.
+        first_step: hide later steps in an earlier log of the same run; a resumed run makes them again.
     """
 
     def __init__(self, names: Sequence[Tracker], folder: Path, first_step: int = 0):

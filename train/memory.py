@@ -1,4 +1,4 @@
-"""How much memory a process has needed."""
+"""How much memory the process has needed."""
 
 import sys
 
@@ -6,8 +6,8 @@ import torch
 
 
 def peak_memory(device: str | torch.device) -> int | None:
-    """The most bytes that tensors have held on a GPU, or that the process has had in memory; None where the system
-    does not tell (Windows)."""
+    """The most bytes that tensors have held on a GPU, or that the process has had in memory. None if the system does
+    not say (Windows)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

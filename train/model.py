@@ -1,4 +1,4 @@
-"""The command lines' arguments about how a model is loaded."""
+"""The commands' arguments for loading a model."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,27 +10,27 @@ from hypernoise_core.generators import DiffusersGenerator, load_generator
 
 @dataclass(kw_only=True)
 class ModelArguments:
-    """How the generator is loaded; `model`, `device` and `dtype` are each command's own."""
+    """How to load the generator. Each command has its own `model`, `device` and `dtype`."""
 
     CALLED: ClassVar = {"config": "--pipeline", "generator": "--model"}
     """Settings of the core that the command line calls otherwise."""
 
     variant: str | None = None
-    """Of a diffusers model's weight files, such as fp16."""
+    """Variant of a diffusers model's weight files, such as fp16."""
     pipeline: str | None = None
-    """Where --model is a single file with a denoiser: folder, hub id or short name of the pipeline around it."""
+    """If --model is a single file with a denoiser: folder, Hugging Face id or short name of its pipeline."""
     offload: bool = False
     """Keep the text encoders in CPU memory except while prompts are encoded."""
     vae_slicing: bool = False
-    """Decode the pictures of a batch one after the other: less memory, the same pictures."""
+    """Decode the images of a batch one at a time: less memory, the same images."""
     vae_tiling: bool = False
-    """Decode large pictures in tiles: far less memory, slightly other pictures."""
+    """Decode large images in tiles: far less memory, slightly different images."""
 
     def load_generator(self, device: str | None = None) -> DiffusersGenerator:
-        """The generator, on `device` where it is not the command's own.
+        """The generator, on `device` or on the command's own device.
 
         Raises:
-            ValueError: nothing is found there, or no family runs it.
+            ValueError: nothing is found there, or no family supports it.
         """
         return load_generator(
             self.model,

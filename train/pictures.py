@@ -1,4 +1,4 @@
-"""What a person looks at after a run: grids of the same seeds before and after, and curves."""
+"""Images to look at after a run: grids of the same seeds before and after, and curves."""
 
 import json
 import textwrap
@@ -34,9 +34,9 @@ def comparison_grid(
     columns: int = 8,
     marks: Sequence[Sequence[bool]] | None = None,
 ) -> None:
-    """Save rows of pictures, one row a method and one column a prompt, in bands of `columns`.
+    """Save rows of images, one row per method and one column per prompt, in bands of `columns`.
 
-    `marks` (a row of booleans a method) frames each picture in green or red: what the detector says.
+    `marks` (one row of booleans per method) frames each image in green or red: the detector's verdict.
     """
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     label, gap, caption = 110, 6, 60
@@ -75,11 +75,11 @@ CURVES = {
     "validation/score": "validation: gain over the base (standard deviations)",
     "validation/diversity": "validation: diversity",
 }
-"""What is plotted and its title; every reward besides, where there are several."""
+"""Metrics that are plotted, and their titles. With several rewards, each of them is plotted too."""
 
 
 def curves(path: Path, runs: dict[str, Path]) -> None:
-    """Plot what `metrics.jsonl` files of named runs hold, one panel a metric, and save as PNG."""
+    """Plot the `metrics.jsonl` files of named runs, one panel per metric, and save as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

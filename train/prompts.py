@@ -1,4 +1,4 @@
-"""Where a command's prompts come from: files, hub datasets and tasks by name, mixed with weights."""
+"""Load a command's prompts: files, Hugging Face datasets and named tasks, mixed with weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +8,10 @@ from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.prompt_sets import PromptMix, PromptSet, find_column, read_prompts
 
 PICKAPIC = "hub:yuvalkirstain/pickapic_v2_no_images"
-"""Pick-a-Pic v2's captions without its pictures."""
+"""Pick-a-Pic v2's captions without its images."""
 
 T2I_TRAIN = ("color", "complex", "texture", "shape", "spatial", "non_spatial", "numeracy")
-"""The files of T2I-CompBench's training prompts that the reference implementation takes."""
+"""The files of T2I-CompBench's training prompts that the reference implementation uses."""
 
 DOWNLOADS = {
     "example_prompts.txt": "github.com/ExplainableML/HyperNoise, assets/",
@@ -19,19 +19,19 @@ DOWNLOADS = {
     "evaluation_metadata.jsonl": "github.com/djghosh13/geneval, prompts/",
     **{f"{name}_train.txt": "github.com/Karine-Huang/T2I-CompBench, examples/dataset/" for name in T2I_TRAIN},
 }
-"""File to where it is published."""
+"""File name to where it is published."""
 
 
 def load_mix(sources: str, folder: str | None = None) -> PromptMix:
     """Prompts from text such as `a.txt`, `geneval` or `mine.csv#caption=2,hub:owner/name@train#prompt=0.5`.
 
     Args:
-        sources: each a task's name, a file, or `hub:` and a dataset's id with `@split` (train unless given); `#column`
-            names a table's column, `=weight` how often its prompts are drawn compared with the others (1 unless given).
-        folder: where the tasks' published files are, at any depth.
+        sources: each is a task, a file, or `hub:` and a dataset's id with `@split` (default: train). `#column` names a
+            table's column. `=weight` says how often its prompts are drawn compared with the others (default: 1).
+        folder: the folder with the tasks' published files, at any depth.
 
     Raises:
-        ValueError: something is not there; the message says where to get it.
+        ValueError: something is missing; the message says where to get it.
     """
     sets = []
     for part in filter(None, (p.strip() for p in sources.split(","))):
@@ -121,7 +121,7 @@ TASKS: dict[str, Callable[[str | None], list[str]]] = {
 """Prompt sets by name; `example-prompts`, `geneval`, `pickapic` and `all` are the reference implementation's."""
 
 MIXES = {"embedded": tuple(EMBEDDED)}
-"""Names that stand for several sets, each drawn as often as the others: half of the embedded world's prompts are pairs
-of colours and three are single things, but a benchmark counts categories, not prompts."""
+"""Names for several sets, which are drawn equally often. Half of the embedded world's prompts are pairs of colours and
+only three are single things, but a benchmark weights categories equally."""
 
 NAMES = (*MIXES, *TASKS)

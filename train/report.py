@@ -1,4 +1,4 @@
-"""What stays beside an adapter when its run has ended: a report of the run, and the adapter's card."""
+"""The files beside a finished adapter: a report of the run, and the adapter's model card."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_report(folder: Path, trainer: Trainer, metrics_file: Path, adapter_nam
         _metrics_table("Validation, first and last", _first_last([r for r in rows if "validation/score" in r])),
         _metrics_table("Diagnostics, first and last", _first_last([r for r in rows if "lipschitz" in r])),
         "## Curves\n\n![curves](curves.png)",
-        "## Pictures\n\nThe same prompts and seeds at every step.\n\n" + _grids(pictures),
+        "## Images\n\nThe same prompts and seeds at every step.\n\n" + _grids(pictures),
         "## Settings\n\n" + _table(["setting", "value"], [[k, _plain(v)] for k, v in settings.items()]),
     ]
     with replacing(folder / REPORT_NAME) as temporary:
@@ -40,9 +40,11 @@ def _outcome(trainer: Trainer, rows: list[dict]) -> str:
     if trainer.stop_reason:
         lines.append(f"Stopped early: {reworded(trainer.stop_reason, TrainArguments)}.")
     elif not trainer.finished:
-        lines.append("Stopped on request; `--resume` goes on from here.")
+        lines.append("Stopped on request; resume it with `--resume`.")
     if skipped:
-        lines.append(f"{len(skipped)} steps were not finite and were skipped, the last since {skipped[-1]['skipped']}.")
+        lines.append(
+            f"{len(skipped)} steps were not finite and were skipped. Reason for the last: {skipped[-1]['skipped']}."
+        )
     if trainer.validation and trainer.validation.progress.best_step >= 0:
         progress = trainer.validation.progress
         lines.append(f"Best validation/score {progress.best_score:.4g} at step {progress.best_step}.")
@@ -50,7 +52,7 @@ def _outcome(trainer: Trainer, rows: list[dict]) -> str:
 
 
 def _ends(rows: list[dict]) -> list[tuple[str, list[float]]]:
-    """(metric, [mean over the first tenth of its values, over the last]); not every row has every metric."""
+    """(metric, [mean over the first tenth of its values, mean over the last tenth]). Not every row has every metric."""
     if not rows:
         return []
     names = dict.fromkeys(name for row in rows for name in row if name != "step")
@@ -74,7 +76,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _grids(names: list[str]) -> str:
-    """The first, the middle and the last."""
+    """Markdown for the first, the middle and the last grid."""
     shown = dict.fromkeys([*names[:1], *names[len(names) // 2 : len(names) // 2 + 1], *names[-1:], "last.png"])
     return "\n\n".join(f"{name.removesuffix('.png')}\n\n![{name}](samples/{name})" for name in shown)
 
@@ -84,7 +86,7 @@ def _plain(value: object) -> str:
 
 
 def _card(settings: dict, steps: int, adapter_name: str) -> str:
-    kind = "A noise hypernetwork" if settings["train_type"] == "noise" else "A LoRA, fine-tuned for comparison,"
+    kind = "A noise hypernetwork" if settings["train_type"] == "noise" else "A fine-tuning LoRA, for comparison,"
     moves_noise = settings["train_type"] == "noise"
     names = "load_generator, load_hypernetwork" if moves_noise else "FineTunedDenoiser, load_generator"
     code = (
@@ -112,8 +114,8 @@ generator = load_generator("{settings["generator"]}")
 f = {code.replace("file", f'"{adapter_name}"')}
 ```
 
-`report.md` has curves and pictures. It follows the rewards above and inherits what they prefer; the licences of the
-base model and of the rewards apply to it.
+`report.md` has curves and images. The adapter follows the rewards above and inherits their preferences. The licences of
+the base model and of the rewards apply to it.
 """
 
 
@@ -134,4 +136,4 @@ CARD_KEYS = (
     "steps",
     "seed",
 )
-"""Settings that the card names."""
+"""Settings that the model card names."""

@@ -1,4 +1,4 @@
-"""Which folder a run writes into, and which checkpoint it goes on from."""
+"""Find the folder that a run writes into, and the checkpoint that it resumes from."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from hypernoise_core.training import Checkpoint, Checkpoints, find_checkpoint
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
-"""In a run's folder: the arguments that it was started with, but for `save_dir` and `resume`."""
+"""File in a run's folder with the arguments that it was started with, except `save_dir` and `resume`."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Start:
 
 
 def find_start(resume: str | None, save_dir: str | None) -> Start:
-    """The folder to write into and the checkpoint to go on from.
+    """The folder to write into, and the checkpoint to resume from.
 
     Raises:
-        ValueError: the folder is another run's, or there is nothing to go on from.
+        ValueError: the folder belongs to another run, or there is nothing to resume.
     """
     if resume is None:
         return Start(_unused(save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}"))
@@ -48,7 +48,7 @@ def find_start(resume: str | None, save_dir: str | None) -> Start:
 
 
 def config_behind(resume: str | None, save_dir: str | None) -> str | None:
-    """The configuration of the run that is to go on, where it has one."""
+    """The settings of the run that is resumed, if it has any."""
     if resume is None:
         return None
     places = [save_dir] if resume == "auto" else [resume, Path(resume).parent.parent]

@@ -1,4 +1,4 @@
-"""The arguments about rewards that several commands share."""
+"""The arguments for rewards, which several commands share."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,27 +11,27 @@ from hypernoise_core.settings import require
 
 @dataclass(kw_only=True)
 class RewardArguments:
-    """How rewards are loaded; which, is each command's own."""
+    """How to load rewards. Each command has its own argument for their names."""
 
     CALLED: ClassVar = {"weights": "--rewards_folder", "backend": "--rewards_backend"}
     """Settings of the core that the command line calls otherwise."""
 
     rewards_folder: str | None = None
     """Folder with downloaded reward weights (in ComfyUI: models/hypernoise_rewards): HPS_v2.1_compressed.pt,
-    ImageReward.pt, PickScore_v1/, CLIP-ViT-H-14-laion2B-s32B-b79K/, bert-base-uncased/, … Fetched from the hub when not
-    given."""
+    ImageReward.pt, PickScore_v1/, CLIP-ViT-H-14-laion2B-s32B-b79K/, bert-base-uncased/, … By default they are
+    downloaded from Hugging Face."""
     rewards_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the rewards' encoders; their scores are float32 all the same. Take bfloat16 on a GPU."""
+    """dtype of the rewards' encoders. Scores stay float32. Use bfloat16 on a GPU."""
     long_prompts: Literal["report", "chunk"] = "report"
-    """Prompts beyond a reward's window (77 tokens; 35 for imagereward): report cuts and warns, chunk scores them in
-    pieces."""
+    """What happens to prompts beyond a reward's window (77 tokens; 35 for imagereward). report: cut them and warn.
+    chunk: score them in pieces."""
     rewards_backend: Literal["native", "package"] = "native"
-    """package: the published package's own code for hpsv2 and imagereward, in the environment of
-    `make reward-packages`."""
+    """package: run the published package's own code for hpsv2 and imagereward, in the environment of `make
+    reward-packages`."""
     offload_rewards: bool = False
     """Keep rewards in main memory and move each to --device only while it scores."""
     rewards_batch: int | None = None
-    """Pictures that a reward looks at at a time: lower it when memory runs out, the result stays the same."""
+    """Images that a reward scores at a time. Reduce it if memory runs out; the result stays the same."""
 
     def __post_init__(self):
         require(self, ("rewards_batch",), lambda v: v >= 1, "at least 1, or null for all at once")
@@ -40,7 +40,7 @@ class RewardArguments:
         """The weighted rewards of a line such as `hpsv2,redness=100`.
 
         Raises:
-            ValueError: something is not known, not there, or weighs nothing.
+            ValueError: a reward is unknown or missing, or all weights are zero.
         """
         options = LoadOptions(
             weights=self.rewards_folder,

@@ -1,4 +1,4 @@
-"""One training run: a trainer's events become a progress bar, metrics, sample grids, checkpoints and a report."""
+"""One training run: turn a trainer's events into a progress bar, metrics, sample grids, checkpoints and a report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .config import TrainArguments
 
 SAMPLE_SEED = 12_345
-"""First seed of the sample grids: the same pictures in every run and at every step."""
+"""First seed of the sample grids: the same noise in every run and at every step."""
 
 FINAL_NAME = "hypernoise.safetensors"
 METRICS_NAME = "metrics.jsonl"
@@ -49,7 +49,7 @@ METRICS_NAME = "metrics.jsonl"
 
 class Run:
     """Drives a `Trainer` and writes into `folder`: metrics.jsonl, tensorboard/, samples/, curves.png, checkpoints/, the
-    adapter with its card (README.md), report.md. Of several processes the first writes.
+    adapter with its model card (README.md), report.md. With several processes, only the first writes.
 
     Args:
         sample_prompts: what the sample grids show, base above trained.
@@ -83,7 +83,7 @@ class Run:
             self._trackers = Trackers(args.tracker_names, folder, trainer.step)
 
     def train(self) -> None:
-        """Train to the end, and save. Ctrl-C or SIGTERM, to whichever process, finishes the step and saves too."""
+        """Train to the end, and save. Ctrl-C or SIGTERM, to any process, finishes the step and saves too."""
         trainer = self.trainer
         steps = {"total": trainer.config.max_steps, "initial": trainer.step}
         bar = tqdm(**steps, dynamic_ncols=True, disable=not self.writes, position=self._line)
@@ -98,7 +98,7 @@ class Run:
                     if any(processes.gather(stop())):
                         break
             except BaseException as error:
-                if processes.count() == 1 or isinstance(error, NonFiniteError):  # else the others know nothing of it
+                if processes.count() == 1 or isinstance(error, NonFiniteError):  # else the others do not know of it
                     self._finish()
                 raise
         self._finish()
@@ -130,7 +130,7 @@ class Run:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        """Once for each position, however often it is asked for."""
+        """Save once per position, however often this is called."""
         if self._saved == self._position():
             return
         state = trainer_state(self.trainer)
@@ -141,12 +141,12 @@ class Run:
         self._saved = self._position()
 
     def _position(self) -> tuple[int, ...]:
-        """Tells one event from the next."""
+        """A tuple that differs between any two events."""
         trainer = self.trainer
         return (trainer.step, trainer.warm_start_done, trainer.diagnosed, trainer.validated, trainer.skipped_in_a_row)
 
     def _rewind_metrics(self, resumed: Path | None, state: TrainerState | None) -> None:
-        """Keep what had been told when the checkpoint was made: what came after it will be told again."""
+        """Cut metrics.jsonl to its length at the checkpoint. The run will write the later part again."""
         self.metrics_file.touch()
         if resumed is None:
             self.metrics_file.write_text("")
@@ -207,7 +207,7 @@ def _row(event: StepDone | StepSkipped | Diagnosed | Validated | EarlyStop) -> d
 
 @contextmanager
 def _stop_requested() -> Iterator:
-    """A function that tells whether SIGINT or SIGTERM has come; a second one interrupts at once."""
+    """A function that says whether SIGINT or SIGTERM has arrived. A second signal interrupts at once."""
     asked: list[int] = []
     old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 

@@ -1,10 +1,10 @@
 """The paper's comparisons on the embedded generator: rows as JSON files, plots, and a page of tables.
 
-python -m benchmarks.paper                       # what is not there yet, then plots and page (`make benchmark`)
-python -m benchmarks.paper --fresh               # all of it again
+python -m benchmarks.paper                       # run missing rows, then write plots and page (`make benchmark`)
+python -m benchmarks.paper --fresh               # run everything again
 python -m benchmarks.paper --scale 0.05          # a quick look, into outputs/benchmark
-python -m benchmarks.paper --plan                # rows, and how long they take
-python -m benchmarks.paper --only 'rank-*'       # those and what they need
+python -m benchmarks.paper --plan                # list the rows and how long they take
+python -m benchmarks.paper --only 'rank-*'       # run some rows and the rows that they need
 """
 
 import sys
@@ -29,24 +29,24 @@ class BenchmarkArguments:
     """Run the paper's comparisons on the embedded generator."""
 
     scale: float = 1.0
-    """Of pictures and training steps: 0.05 for a quick look. Below 0.3 numbers say little."""
+    """Scale of the number of images and training steps: 0.05 for a quick look. Below 0.3 the numbers say little."""
     seed: int = 0
-    """First training seed; the two after it are trained too."""
+    """First training seed. The next two seeds are trained too."""
     workers: int = 2
-    """Processes of one thread each: one a core."""
+    """Number of processes with one thread each. Use one per core."""
     only: str | None = None
-    """Rows to run, as patterns with commas between, such as base-*,rank-*; what they need runs too."""
+    """Rows to run, as patterns separated by commas, such as base-*,rank-*. Rows that they need run too."""
     fresh: bool = False
-    """Run rows again that are there already."""
+    """Run rows again that exist already."""
     rewriter: str = BY_RULES
-    """Who proposes wordings in the prompt search: rules, or your own module:function, as benchmarks/paper/techniques.py
-    describes it."""
+    """What proposes wordings in the prompt search: rules, or your own module:function, as described in
+    benchmarks/paper/techniques.py."""
     save_dir: str | None = None
-    """Folder for the rows and plots; benchmarks/results, and outputs/benchmark at another scale than 1."""
+    """Folder for rows and plots. Default: benchmarks/results, or outputs/benchmark if the scale is not 1."""
     page: str | None = None
-    """The page of tables; docs/results.md, and results.md in save_dir at another scale than 1."""
+    """The page of tables. Default: docs/results.md, or results.md in save_dir if the scale is not 1."""
     plan: bool = False
-    """Show rows and their expected seconds, and run nothing."""
+    """List the rows and their expected seconds, and run nothing."""
 
     def __post_init__(self):
         if not 0 < self.scale <= 10:
@@ -68,10 +68,10 @@ class BenchmarkArguments:
         return Path("docs/results.md") if self.scale == 1 and not self.save_dir else self.places.results / "results.md"
 
     def wanted(self, rows: list[Row]) -> set[str]:
-        """Names of rows that `only` means.
+        """Names of the rows that `only` selects.
 
         Raises:
-            ValueError: a pattern means none.
+            ValueError: a pattern selects no row.
         """
         if not self.only:
             return {row.name for row in rows}
@@ -85,10 +85,10 @@ class BenchmarkArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong, or rows failed; those that did not are kept.
+        ValueError: an argument is wrong, or rows failed; the other rows are kept.
     """
     args: BenchmarkArguments = parse(BenchmarkArguments, PROG, __doc__, argv)
     rows = plan(args.scale, args.seed, args.rewriter)

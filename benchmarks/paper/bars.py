@@ -1,4 +1,4 @@
-"""What the project promised of itself, each with what was measured."""
+"""The project's targets, each with what was measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from .plan import RENO
 from .results import Results
 
 TWICE = "hypernoise-1x2"
-"""The record of one step from noise that was moved two times."""
+"""The record of one step from noise that was moved twice."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`met` is None where rows are missing."""
+    """`met` is None if rows are missing."""
 
     promise: str
     measured: str
@@ -23,7 +23,7 @@ class Bar:
 
 
 def bars(results: Results) -> list[Bar]:
-    """All of them, in order."""
+    """All targets, in order."""
     return [_bar(results, promise, check) for promise, check in CHECKS]
 
 
@@ -73,19 +73,19 @@ def _kl(results: Results) -> tuple[str, bool]:
 
 
 def best_reno(results: Results) -> str | None:
-    """The record of the number of iterations at which ReNO gains most: more of them raise the reward alone."""
+    """The record of the number of iterations at which ReNO gains most. More iterations raise only the reward."""
     gains = {name: results.gain(name, "base-1") for name in RENO}
     return None if None in gains.values() else max(gains, key=gains.get)
 
 
 def share_of_gain(results: Results, name: str, search: str | None) -> float | None:
-    """A record's gain over a search's, on the search's cases."""
+    """A record's gain divided by a search's, on the search's cases."""
     records = [results.named(own) for own in (name, search or "", "base-1")]
     gain = results.gain(search or "", "base-1")
     if not (all(records) and gain):
         return None
     its = records[1][0]
-    cut_to = [{"per": its["per"], "correct": "0" * len(its["correct"])}]  # so that all are cut to its cases
+    cut_to = [{"per": its["per"], "correct": "0" * len(its["correct"])}]  # cuts all records to the search's cases
     return (paired(records[0], cut_to)[0] - paired(records[2], cut_to)[0]) / gain
 
 
@@ -118,29 +118,31 @@ def _finetuned(results: Results) -> tuple[str, bool]:
     own, whole = (results.named(name)[0]["diversity"] for name in ("finetune-1", "base-1"))
     shares = {name: own[name] / whole[name] for name in whole}
     told = ", ".join(f"{share:.2f} in {name}" for name, share in shares.items())
-    # The paper's diversity is that of an encoder's features; glaring pictures differ in pixels, and in nothing else.
-    return f"{difference}, diversity over the base's {told}", difference.mean <= -0.1 and shares["features"] <= 0.4
+    # The paper measures diversity in an encoder's features. Glaring images differ only in pixels.
+    return f"{difference}, diversity relative to the base: {told}", difference.mean <= -0.1 and shares[
+        "features"
+    ] <= 0.4
 
 
 CHECKS: list[tuple[str, Check]] = [
-    ("HyperNoise at 1 step at least +0.12 over the base, n ≥ 900, three training seeds, intervals above 0", _one_step),
+    ("HyperNoise at 1 step: at least +0.12 over the base, n ≥ 900, three training seeds, intervals above 0", _one_step),
     (
-        "HyperNoise at 2 steps at least +0.03, interval above 0",
+        "HyperNoise at 2 steps: at least +0.03, interval above 0",
         lambda results: _all_seeds(results, 2, 0.03, each=False),
     ),
     (
-        "HyperNoise at 4 steps at least +0.03, interval above 0",
+        "HyperNoise at 4 steps: at least +0.03, interval above 0",
         lambda results: _all_seeds(results, 4, 0.03, each=False),
     ),
     ("no category below -0.03 (1 step, mean of seeds; the worst is shown)", _categories),
-    ("at a KL of at most 5 nats", _kl),
-    ("at least 30 % of the gain of ReNO's best number of iterations recovered", _share("hypernoise-1", 0.3)),
-    ("the goal: 50 % of it, with f applied twice", _share(TWICE, 0.5)),
-    ("at no more than 5 % of ReNO-50's compute", _compute),
-    ("HyperNoise with best-of-4 no worse than the base's best-of-8, in less time", _best_of),
+    ("a KL of at most 5 nats", _kl),
+    ("at least 30 % of ReNO's gain at its best number of iterations", _share("hypernoise-1", 0.3)),
+    ("the same with f applied twice: at least 50 %", _share(TWICE, 0.5)),
+    ("at most 5 % of ReNO-50's compute", _compute),
+    ("HyperNoise + best-of-4: no worse than the base's best-of-8, in less time", _best_of),
     (
-        "over-optimised fine-tuning 0.10 or more below the base, with 0.4 of its diversity (features) or less",
+        "over-optimised fine-tuning: at least 0.10 below the base, with at most 0.4 of its diversity (features)",
         _finetuned,
     ),
 ]
-"""Promise and check."""
+"""Target and check."""

@@ -1,4 +1,4 @@
-"""What is measured of a technique's pictures, and intervals of differences."""
+"""Measure a technique's images, and compute intervals of differences."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
@@ -20,12 +20,12 @@ from .techniques import Cost, Spec, Tools, path
 from .world import Batch, World
 
 Record = dict
-"""Numbers of one technique, as JSON has them: `correct` and `strict` hold a 0 or 1 for each case, so that any two
-records can be compared picture by picture."""
+"""Numbers of one technique, as in the JSON file. `correct` and `strict` hold a 0 or 1 for each case, so that any two
+records can be compared image by image."""
 
 BATCH = 30
 BINS = 2
-"""Cells along each side in which a layout counts things; a finer grid makes all of the base's pictures differ."""
+"""Cells along each side in which a layout counts things. On a finer grid all images of the base would differ."""
 
 
 def measure(
@@ -45,8 +45,8 @@ def measure_path(
     at: tuple[int, ...] = (-1,),
     also: Mapping[str, Reward] | None = None,
 ) -> list[Record]:
-    """Records of a search at some of its candidates or iterations (indices of `techniques.path`). Best-of-N moves no
-    noise, it takes another: its ½‖Δ‖² would say nothing, and `kl` is None."""
+    """Records of a search at some of its candidates or iterations (indices of `techniques.path`). Best-of-N does not
+    move noise but takes another one, so its ½‖Δ‖² means nothing and `kl` is None."""
     collected: list[list[tuple[Batch, Made]]] = [[] for _ in at]
     costs: list[list[Cost]] = [[] for _ in at]
     for i in range(0, len(todo), BATCH):
@@ -120,8 +120,9 @@ def bits(values: np.ndarray) -> str:
 
 
 def statistics(x: Tensor) -> dict[str, float]:
-    """Whether noise [B, C, h, w] is still unit Gaussian noise: moments, the largest mean of a channel and of a latent
-    cell over all pictures (a shift that does not depend on the prompt shows there), and how much neighbours agree."""
+    """Check that noise [B, C, h, w] is still unit Gaussian noise: moments, the largest mean of a channel and of a
+    latent cell over all images (they show a shift that does not depend on the prompt), and the correlation of
+    neighbours."""
     x = x.float()
     z = x - x.mean((0, 2, 3), keepdim=True)
     neighbours = ((z[..., 1:] * z[..., :-1]).mean() + (z[..., 1:, :] * z[..., :-1, :]).mean()) / 2
@@ -161,8 +162,8 @@ def _cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _layout_distance(a: Detection, b: Detection) -> float:
-    """1 less the overlap over the union of two layouts: things by shape, colour and cell of the picture. Two pictures
-    without a thing do not differ."""
+    """1 minus intersection over union of two layouts: things by shape, colour and cell of the image. Two images without
+    things do not differ."""
     first, second = (_layout(detection) for detection in (a, b))
     union = sum(max(first.get(key, 0), second.get(key, 0)) for key in first.keys() | second.keys())
     overlap = sum(min(first[key], second[key]) for key in first.keys() & second.keys())
@@ -185,8 +186,8 @@ def values(*records: Record, what: str = "correct") -> np.ndarray:
 def paired(records: list[Record], base: list[Record], samples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """(difference of the detector's category means, low, high): 95 % paired bootstrap within categories.
 
-    Several records on a side are training seeds, averaged case by case. A side with more cases a prompt is cut to the
-    other's.
+    Several records on a side are training seeds, which are averaged case by case. A side with more cases per prompt is
+    cut to the other side's.
     """
     per = min(r["per"] for r in (*records, *base))
     a, b = (values(*(cut(r, per) for r in side)) for side in (records, base))

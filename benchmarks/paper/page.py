@@ -1,4 +1,4 @@
-"""The page: every table and plot under a heading, with what was and was not run. Generated, never typed."""
+"""Write the page: every table and plot under a heading, and what was and was not run. Nothing is typed by hand."""
 
 import os
 import platform
@@ -14,11 +14,13 @@ from .plots import plots
 from .results import Results
 
 NOT_RUN = """\
-Nothing on this page was run on SD-Turbo, SANA-Sprint or FLUX.1-schnell: the paper's figures (in italics) are of those
-models under GenEval, ours are of the embedded generator under its exact detector, which follows GenEval's rules. They
-share a table so that shapes can be compared, not values. T2I-CompBench, DPG-Bench, LPIPS and DINOv2 are for real
-models. The paper's prompt search asks an LLM; ours rewrites by rules. Its ranks reach 128, ours stop at 64: the
-embedded denoiser is 128 wide. Costly searches and ablations are on fewer pictures or budgets, as their tables say."""
+Nothing on this page was run on SD-Turbo, SANA-Sprint or FLUX.1-schnell. The paper's numbers (in italics) are for those
+models under GenEval. Ours are for the embedded generator under its exact detector, which follows GenEval's rules. They
+share a table so that you can compare trends, not values.
+
+T2I-CompBench, DPG-Bench, LPIPS and DINOv2 need full-size models. The paper's prompt search asks an LLM; ours rewrites
+by rules. The paper's ranks reach 128; ours stop at 64, because the embedded denoiser is 128 wide. Costly searches and
+ablations use fewer images or smaller budgets, as their tables say."""
 
 
 def write_page(path: Path, folder: Path, results: Results, scale: float, seed: int) -> None:
@@ -34,75 +36,80 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
     parts = [
         "# Results on the embedded generator",
         _preamble(results, scale, seed),
-        "## Bars\n\nWhat this project set out to reach, with what was measured.",
+        "## Targets\n\nWhat this project set out to reach, and what was measured.",
         tables.bars_table(results),
         "## Every method at one step (paper, table 1)",
-        "NFE counts denoiser calls for one kept picture, the hypernetwork's included; ReNO's backward passes "
-        "come on top. Time is seconds a picture over the base's, measured side by side in one process (medians "
-        "of rounds); Best-of-N, ReNO and prompt search pay for the reward as well. Intervals are 95 %, paired on "
-        "prompts and seeds, bootstrapped within categories. With several iterations f is applied to what it has "
-        f"moved, at strength {ITERATED_STRENGTH:g}. `strict` is the detector without extra things or smears. KL is "
-        "½‖Δ‖² in nats, of ReNO's displacement too; Best-of-N moves no noise.",
+        "- NFE counts the denoiser calls for one kept image, including those of the hypernetwork. ReNO's backward "
+        "passes come on top.\n"
+        "- Time is seconds per image, divided by the base's, measured side by side in one process (medians of rounds). "
+        "It includes the reward for Best-of-N, ReNO and prompt search.\n"
+        "- Intervals are 95 %, paired on prompts and seeds, bootstrapped within categories.\n"
+        f"- With several iterations, f is applied to the noise that it has moved, at strength {ITERATED_STRENGTH:g}.\n"
+        "- `strict` is the detector's score without extra things or smears.\n"
+        "- KL is ½‖Δ‖² in nats, also for ReNO's displacement. Best-of-N moves no noise.",
         tables.methods_table(results),
         picture("frontier"),
-        "Detector score against time: the upper left is where one wants to be. Labels are steps, N and iterations.",
-        "### How much of the search is amortised",
-        "ReNO raises its reward with every iteration, and the detector up to some: past them it finds what the reward "
-        "likes and nobody asked for. Shares are told against ReNO-50, which the paper takes, and against its best.",
+        "Detector score against time: better methods are further up and to the left. Labels give steps, N and "
+        "iterations.",
+        "### How much of the search f has learnt",
+        "ReNO's reward rises with every iteration. The detector's score rises only at first; after that, ReNO improves "
+        "the reward and spoils the image. Shares are relative to ReNO-50, which the paper uses, and to ReNO's best.",
         tables.gains_table(results),
         "### Categories",
         tables.categories_table(results),
         "## Steps (paper, tables 2 and 8)",
-        "Everything was trained at one step. Scores of fewer pictures are not on the same cases as those above them; "
-        "the differences are.",
+        "Everything was trained at one step. Rows with fewer images use fewer cases, so compare the differences and "
+        "not the scores between rows.",
         tables.steps_table(results),
         picture("steps"),
-        "### The hypernetwork applied again",
-        f"f was trained to move noise once; here it moves what it has moved, at strength {ITERATED_STRENGTH:g} each "
-        "time, which was chosen on training prompts. One training seed; one iteration is at strength 1.",
+        "### Applying the hypernetwork repeatedly",
+        "f was trained to move noise once. Here it moves its own output again, at strength "
+        f"{ITERATED_STRENGTH:g} each time; this strength was chosen on training prompts. One training seed. Rows with "
+        "one iteration use strength 1.",
         tables.iterations_table(results),
         "## Diversity (paper, table 7)",
-        "Between pictures of one prompt at different seeds; in brackets over the base's. `pixels`: "
-        "root-mean-square difference of 16x16 thumbnails. `features`: 1 - cosine in the reward's picture "
-        "encoder. `layout`: 1 - overlap over union of what the detector finds, by shape, colour and quarter of "
-        "the picture. The paper's are LPIPS and DINOv2.",
+        "Between images of one prompt at different seeds. In brackets: relative to the base.\n\n"
+        "- `pixels`: root-mean-square difference of 16x16 thumbnails.\n"
+        "- `features`: 1 - cosine in the reward's image encoder.\n"
+        "- `layout`: 1 - intersection over union of what the detector finds, by shape, colour and quarter of the "
+        "image.\n- The paper's measures are LPIPS and DINOv2.",
         tables.diversity_table(results),
         "## Redness (paper, figure 4)",
-        "Both were trained on redness alone by the same recipe. Fine-tuning is shown along its training, the "
-        "noise hypernetwork at several strengths of its last state.",
+        "Both were trained only on redness, with the same recipe. Fine-tuning is shown over its training, the noise "
+        "hypernetwork at several strengths after training.",
         tables.redness_table(results),
         picture("redness"),
         "## LoRA rank (paper, tables 9 and 10)",
-        f"Each trained with {ABLATION_SHARE:.0%} of the recipe's steps and warm start, one seed; they compare "
-        "with one another, not with the rows above.",
+        f"Each was trained with {ABLATION_SHARE:.0%} of the recipe's steps and warm start, one seed. Compare these "
+        "rows with one another, not with the rows above.",
         tables.rank_table(results),
         "## Temperature α",
-        "The clip on reward gradients moves along with 1 / α. Same budget as for the ranks.",
+        "The clip on reward gradients scales with 1 / α. The budget is that of the ranks.",
         tables.temperature_table(results),
         picture("ablations"),
         "## KL and Lipschitz constant over training (paper, theorem 1)",
-        "On the whole Jacobian of f at a few noises (D = 1024): the exact KL is ½‖Δ‖² + tr J - log|det(I + J)|. "
-        "`folds` counts noises at which det(I + J) < 0: there x + f(x) is no one-to-one map, and the formula no "
-        "KL any more.",
+        "From the whole Jacobian of f at a few noises (D = 1024). The exact KL is ½‖Δ‖² + tr J - log|det(I + J)|. "
+        "`folds` counts noises where det(I + J) < 0: there x + f(x) is not one-to-one, and the formula is no longer a "
+        "KL.",
         tables.kl_table(results),
         picture("kl"),
         "### Noise statistics",
-        "Unit Gaussian noise has mean 0, std, norm and 1, kurtosis 3 and no correlation between neighbours. "
-        "Channel and cell means are over all pictures: a shift that does not depend on the prompt shows there, "
-        "beside what is left of chance (about 1/√n for a cell).",
+        "Unit Gaussian noise has mean 0, standard deviation and norm 1, kurtosis 3 and no correlation between "
+        "neighbours. Channel and cell means are taken over all images. They show a shift that does not depend on the "
+        "prompt, besides random variation (about 1/√n for a cell).",
         tables.noise_table(results),
         "## An adapter on a changed generator",
         _transfer_words(results),
         tables.transfer_table(results),
         "## Several objectives, and a reward that is hard to climb",
-        f"The preference reward with redness of weight {REDNESS_IN_ENSEMBLE:g} beside it:",
+        f"The preference reward, together with redness at weight {REDNESS_IN_ENSEMBLE:g}:",
         tables.objectives_table(results),
-        f"The hard reward is a softened step on the number of coloured pixels, near 0 on {HARD_QUANTILE:.0%} of "
-        "the base's pictures and flat nearly everywhere:",
+        f"The hard reward is a softened step on the number of coloured pixels. It is near 0 on {HARD_QUANTILE:.0%} of "
+        "the base's images, and its gradient is almost zero nearly everywhere:",
         tables.hard_table(results),
         "## Training",
         picture("training"),
-        "`alignment` is the cosine between residual and reward gradient.",
+        "`alignment` is the cosine between the residual and the reward gradient.",
         "## What was run, and what was not",
         NOT_RUN,
         _missing(results),
@@ -115,16 +122,16 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
 def _preamble(results: Results, scale: float, seed: int) -> str:
     command = "make benchmark" if scale == 1 else f"python -m benchmarks.paper --scale {scale:g}"
     n = results.named("base-1")
-    pictures = f"{n[0]['n']} pictures a row unless it says otherwise. " if n else ""
-    warning = "" if scale == 1 else f"**A quick look at {scale:g} of the full scale: numbers say little.** "
+    pictures = f"{n[0]['n']} images per row unless the table says otherwise. " if n else ""
+    warning = "" if scale == 1 else f"**A quick look at {scale:g} of the full scale: do not rely on the numbers.** "
     return (
-        f"{warning}Written by `{command}`, figures and all; every row is a JSON file beside the plots. "
-        f"{pictures}Held-out prompts, seeds that were never trained on, the same ones for every method (the three "
-        f"prompts for single things are trained on too, at other seeds). Training seeds {seed} to {seed + 2}; three "
-        f"seeds are averaged where a row says HyperNoise and no search follows, "
-        f"else the first is used. Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten "
-        f"seeds. Fine-tuning sees as many pictures as HyperNoise's training. torch "
-        f"{torch.__version__.split('+')[0]}, one CPU thread a process, {platform.machine()}."
+        f"{warning}`{command}` writes this page and its figures. Every row is a JSON file beside the plots.\n\n"
+        f"{pictures}All methods use the same held-out prompts and the same seeds, which were never trained on. (The "
+        f"three prompts for single things are also training prompts, with other seeds.) Training seeds are {seed} to "
+        f"{seed + 2}. Rows for HyperNoise without a search average the three seeds; the others use the first. "
+        f"Best-of-50 uses {PER_BEST_OF_50} and ReNO {PER_RENO} of each prompt's ten seeds. Fine-tuning sees as many "
+        f"images as the training of HyperNoise. torch {torch.__version__.split('+')[0]}, one CPU thread per process, "
+        f"{platform.machine()}."
     )
 
 
@@ -133,16 +140,16 @@ def _transfer_words(results: Results) -> str:
     if not (row and noise):
         return ""
     return (
-        f"There is no second generator at hand. *Trained further*: {row['steps']} steps of AdamW (lr "
-        f"{row['lr']:g}, batch {row['batch']}) on all weights of the denoiser towards the four-step latents of "
-        f"the shipped one. *Moved by noise*: {noise['noise']:.0%} of each tensor's standard deviation. The "
-        "adapter was trained for neither."
+        "No second generator was available, so the shipped one was changed in two ways. *Trained further*: "
+        f"{row['steps']} steps of AdamW (lr {row['lr']:g}, batch {row['batch']}) on all weights of the denoiser, "
+        f"towards the four-step latents of the shipped one. *Moved by noise*: {noise['noise']:.0%} of each tensor's "
+        "standard deviation. The adapter was trained for neither."
     )
 
 
 def _missing(results: Results) -> str:
     missing = [row.name for row in results.rows if row.name not in results.found]
-    lines = [f"{len(results.found)} of {len(results.rows)} rows are there."]
+    lines = [f"{len(results.found)} of {len(results.rows)} rows exist."]
     if missing:
         lines.append("Not run: " + ", ".join(missing) + ".")
     lines += [f"Row {name} failed: {error}." for name, error in results.errors.items()]

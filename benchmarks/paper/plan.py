@@ -1,7 +1,7 @@
-"""The rows of the benchmark, how many pictures each makes, and what they wait for.
+"""The rows of the benchmark, how many images each makes, and what they wait for.
 
-All budgets are here. `seconds` of a row is what it took of one core of an idle machine at scale 1 with the weights
-of the day, to start long rows first and to say beforehand how long it all takes.
+All budgets are here. `seconds` of a row is its time on one core of an idle machine at scale 1, with the weights of the
+day. It is used to start long rows first and to predict the total time.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from .techniques import BY_RULES, Spec, spec_settings
 from .world import SHIPPED, SHIPPED_HEAD
 
 N = 900
-"""Pictures of a row, but for the costly ones."""
+"""Images per row, except for the costly rows."""
 SEEDS = (0, 1, 2)
 """Training seeds."""
 STEPS = (1, 2, 4, 8, 16, 32)
 FEW_STEPS = (1, 2, 4)
-"""What every training seed and the fine-tuned generators are measured at."""
+"""Numbers of steps at which every training seed and the fine-tuned generators are measured."""
 ITERATIONS = (2, 3)
-"""How often the hypernetwork is applied, in the rows that apply it more than once."""
+"""Numbers of iterations of the rows that apply the hypernetwork more than once."""
 ITERATED_STRENGTH = 0.75
-"""Of each: as much detector as at 1 for two thirds of the KL, on training prompts."""
+"""Strength of each iteration. On training prompts it scores as much as strength 1, for two thirds of the KL."""
 MANY_STEPS = 16
 """From here on a row is costly."""
 HEAD_READINGS = (1, 2, 3, 5, 8)
@@ -41,10 +41,10 @@ ABLATION_SHARE = 0.5
 RANKS = (8, 16, 32, 64)
 MAIN_RANK = 32
 TEMPERATURES = (4.0, 2.0, 1.0, 0.5, 0.25)
-"""Times the recipe's."""
+"""Factors on the recipe's temperature."""
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 PER_RENO, PER_BEST_OF_50, PER_MANY_STEPS = 3, 3, 4
-"""Pictures of each prompt in the costly rows, of 10."""
+"""Images of each prompt in the costly rows, of 10."""
 FINETUNE = ("--train_type=finetune", "--reward_grad_clip=null", "--ema_decay=null")
 OVER_OPTIMISED, GENTLE = "--lr=1e-3", "--lr=1e-4"
 """Fine-tuning at the first collapses before its reward has risen far, so that stopping it early shows nothing: what is
@@ -66,7 +66,7 @@ class Row:
     needs: tuple[str, ...] = ()
     seconds: float = 0.0
     alone: bool = False
-    """Whether nothing else may run meanwhile."""
+    """Whether no other row may run at the same time."""
 
     @property
     def leaves_weights(self) -> bool:
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many pictures at a scale."""
+    """Number of images at a scale."""
 
     scale: float
 
@@ -99,7 +99,7 @@ class Sizes:
 
 
 def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Row]:
-    """Every row, in an order in which none stands before one that it needs."""
+    """Every row, ordered so that each comes after the rows that it needs."""
     sizes = Sizes(scale)
     rows = [
         *training_rows(scale, seed),

@@ -1,4 +1,4 @@
-"""The page's pictures."""
+"""The page's plots."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from .results import Results
 BLUE, RED, GREEN, GREY, ORANGE, TEAL = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20", "#0097a7"
 
 NEAR = (4, 4)
-"""Of labels, in points; others where they would lie on one another."""
+"""Offset of labels in points. Other offsets avoid overlaps."""
 
 FRONTIER = {
     "base, 1 to 32 steps": ([f"base-{s}" for s in STEPS], [str(s) for s in STEPS], GREY, "o-", (4, -11)),
@@ -35,11 +35,11 @@ FRONTIER = {
 """Series to (records, labels, colour, style, where labels stand)."""
 
 FLOOR = 0.15
-"""How far below the base the frontier is drawn; what is lower still stands on its edge, with its score."""
+"""How far below the base the frontier plot reaches. Lower points are drawn on its edge, with their score."""
 
 
 def plots(folder: Path, results: Results) -> dict[str, Path]:
-    """Draw what there is to draw; name to file."""
+    """Draw all plots that have data. Returns name to file."""
     found = {}
     for name, (size, draw) in PLOTS.items():
         path = folder / f"{name}.png"
@@ -67,7 +67,7 @@ def _draw(path: Path, size: tuple[float, float], draw: Callable[..., bool], resu
 
 
 def frontier(figure, results: Results) -> bool:
-    """Detector score against seconds a picture, for every method."""
+    """Detector score against seconds per image, for every method."""
     axis, drawn = figure.subplots(), False
     floor = max(0.0, (results.number("base-1", "detector") or 0.0) - FLOOR)
     for title, (names, labels, color, style, place) in FRONTIER.items():
@@ -90,7 +90,7 @@ def frontier(figure, results: Results) -> bool:
         for a, b, text in zip(x, y, texts, strict=True):
             axis.annotate(text, (a, b), place, textcoords="offset points", fontsize=8, color=color)
     axis.set_xscale("log")
-    axis.set_xlabel("seconds a picture, times the base's at one step")
+    axis.set_xlabel("seconds per image, relative to the base at one step")
     axis.set_ylabel("detector")
     axis.set_ylim(bottom=floor)
     axis.grid(alpha=0.25, which="both")
@@ -133,7 +133,7 @@ def steps(figure, results: Results) -> bool:
 
 
 def redness(figure, results: Results) -> bool:
-    """The paper's figure 4: redness against what the reward does not see."""
+    """The paper's figure 4: redness against what the reward does not measure."""
     row = results.found.get("redness")
     if not row:
         return False
@@ -188,7 +188,7 @@ def kl(figure, results: Results) -> bool:
             color=GREY,
             label="training's estimate",
         )
-    axes[1].axhline(1, color=RED, linewidth=0.8, label="theorem 1 asks for less")
+    axes[1].axhline(1, color=RED, linewidth=0.8, label="theorem 1 requires less")
     axes[1].set_yscale("log")
     for axis in axes:
         axis.set_xlabel("training step")
@@ -203,7 +203,7 @@ def ablations(figure, results: Results) -> bool:
     names = {f"rank-{rank}": rank for rank in RANKS}
     temperatures = {f"rank-{MAIN_RANK}" if f == 1 else f"temperature-{f:g}": f for f in TEMPERATURES}
     drawn = _ablation(axes[0], results, names, "LoRA rank")
-    drawn |= _ablation(axes[1], results, temperatures, "α, times the recipe's")
+    drawn |= _ablation(axes[1], results, temperatures, "α, relative to the recipe")
     axes[0].set_title(f"{ABLATION_SHARE:.0%} of the recipe's budget each", fontsize=10)
     return drawn
 
@@ -228,7 +228,7 @@ def _ablation(axis, results: Results, names: dict[str, float], label: str) -> bo
 
 
 def training(figure, results: Results) -> bool:
-    """What the training seeds saw."""
+    """Training curves of the training seeds."""
     rows = {name: row for name, row in results.found.items() if name.startswith("hypernoise-") and "curve" in row}
     if not rows:
         return False

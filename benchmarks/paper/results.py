@@ -1,4 +1,4 @@
-"""What has been found: rows as files, records by name, and the comparisons that tables, plots and bars share."""
+"""Read results: rows as files, records by name, and the comparisons that tables, plots and targets share."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are kept: `results` has a JSON file a row, `work` the trained weights."""
+    """Folders: `results` has one JSON file per row, `work` has the trained weights."""
 
     results: Path
 
@@ -37,7 +37,7 @@ class Places:
         return self.work / f"{row.name}{'.pt' if row.kind == 'generator_changed' else '.safetensors'}"
 
     def read(self, name: str) -> dict | None:
-        """A row's result, if there is one that can be read."""
+        """A row's result, or None if there is none that can be read."""
         try:
             return json.loads(self.file(name).read_text("utf-8"))
         except (OSError, ValueError):
@@ -83,7 +83,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Results:
-    """Rows that are there with the settings of the plan; those of other settings are left out."""
+    """Existing rows with the settings of the plan. Rows with other settings are ignored."""
 
     rows: Sequence[Row]
     found: dict[str, dict]
@@ -140,7 +140,8 @@ class Results:
 
 
 def timing_name(name: str) -> str:
-    """Training seeds cost the same: one is timed. Adapters that cost what another does borrow its time."""
+    """All training seeds cost the same, so only one is timed. Adapters that cost as much as another one use its
+    time."""
     if name == "shipped" or name.startswith(("rank-", "temperature-", "multi")):
         return "hypernoise-1"
     if found := re.fullmatch(r"(hypernoise|head)-\d+-(\d+(?:x\d+)?)", name):

@@ -1,4 +1,4 @@
-"""Runs the rows that are not there yet, in worker processes of one thread each, and keeps each as a JSON file."""
+"""Run the rows that do not exist yet, in worker processes with one thread each, and save each as a JSON file."""
 
 import gc
 import json
@@ -20,8 +20,8 @@ from .world import World
 
 
 def to_run(rows: Sequence[Row], wanted: set[str], places: Places, fresh: bool) -> list[Row]:
-    """Those of `wanted`, and what they need, that are not there with the same key. Weights that no longer lie in the
-    work folder are made again where a row that runs needs them."""
+    """The rows of `wanted` and those they need that do not exist with the same key. Weights that are no longer in the
+    work folder are made again if a row needs them."""
     known, by_name = keys(rows), {row.name: row for row in rows}
     chosen: set[str] = set()
 
@@ -47,8 +47,7 @@ def _gone(row: Row, places: Places) -> bool:
 def run_rows(
     rows: Sequence[Row], wanted: set[str], places: Places, workers: int, fresh: bool, tell: Callable[[str], None]
 ) -> dict[str, str]:
-    """Run what is to be run; returns the errors of rows that failed, by name. What was finished stays, whenever it is
-    stopped."""
+    """Run rows. Returns the errors of failed rows, by name. Finished rows are kept whenever you stop."""
     missing, known = to_run(rows, wanted, places, fresh), keys(rows)
     tell(f"{len(wanted) - len({r.name for r in missing} & wanted)} of {len(wanted)} rows are there already")
     if not missing:
@@ -115,7 +114,8 @@ def _side_by_side(rows: list[Row], known: dict[str, str], places: Places, worker
 
 
 def _startable(waiting: dict[str, Row], running: dict, errors: dict[str, str], workers: int) -> list[Row]:
-    """What can start now, longest first; a row that wants to be alone waits for all others and is waited for."""
+    """The rows that can start now, longest first. A row that must run alone waits for all others, and they wait for
+    it."""
     if any(row.alone for row, _ in running.values()):
         return []
     ready = [row for row in waiting.values() if not any(n in waiting or n in running or n in errors for n in row.needs)]
@@ -131,7 +131,7 @@ def _start_worker() -> None:
 
 
 class _terminable:
-    """SIGTERM as Ctrl-C inside the block, so that no worker is left behind."""
+    """Treat SIGTERM like Ctrl-C inside the block, so that no worker is left behind."""
 
     def __enter__(self):
         def interrupt(*_):

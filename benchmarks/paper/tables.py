@@ -93,7 +93,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def bars_table(results: Results) -> str:
     words = {True: "met", False: "**not met**", None: GAP}
     rows = [[bar.promise, bar.measured, words[bar.met]] for bar in bars(results)]
-    return table(["bar", "measured", ""], rows)
+    return table(["target", "measured", ""], rows)
 
 
 def methods_table(results: Results) -> str:
@@ -270,7 +270,7 @@ def temperature_table(results: Results) -> str:
         name = f"temperature-{factor:g}" if factor != 1 else f"rank-{MAIN_RANK}"
         row = results.found.get(name, {})
         rows.append([f"{factor:g}x", count(row.get("temperature")), *_ablated(results, name)])
-    return table(["α over the recipe's", "α", "detector", "over the base", "reward", "KL", "noise std"], rows)
+    return table(["α relative to the recipe", "α", "detector", "over the base", "reward", "KL", "noise std"], rows)
 
 
 def _ablated(results: Results, name: str) -> list[str]:
@@ -318,7 +318,7 @@ def kl_table(results: Results) -> str:
 
 def transfer_table(results: Results) -> str:
     titles = {
-        "retrained": "trained further on its own four-step pictures",
+        "retrained": "trained further on its own four-step images",
         "perturbed": "every weight tensor moved by noise",
     }
     rows = [["as shipped", GAP, *_pair(results, "base-1", "hypernoise-0-1")]]
@@ -326,7 +326,7 @@ def transfer_table(results: Results) -> str:
         change = results.found.get(name, {}).get("relative_change")
         changed = GAP if change is None else f"{change:.1%}"
         rows.append([title, changed, *_pair(results, f"{name}, alone", f"{name}, adapter")])
-    return table(["generator", "weights changed by", "alone", "with the adapter", "difference"], rows)
+    return table(["generator", "change of the weights", "alone", "with the adapter", "difference"], rows)
 
 
 def _pair(results: Results, base: str, other: str) -> list[str]:

@@ -1,5 +1,5 @@
-"""The embedded world: a small real SANA-Sprint, its CLIP reward, a HyperNoise LoRA and a head, so that nobody needs a
-download to see the method work. `python -m train.embedded` makes all of it again from nothing."""
+"""The embedded world: a small real SANA-Sprint, its CLIP reward, a HyperNoise LoRA and a head, so that you can see the
+method work without a download. `python -m train.embedded` makes all of it again from nothing."""
 
 from pathlib import Path
 

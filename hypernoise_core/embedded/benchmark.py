@@ -1,7 +1,7 @@
-"""The embedded benchmark: any way of making pictures, judged by the exact detector on paired prompts and seeds.
+"""The embedded benchmark: judges any way of making images with the exact detector, on paired prompts and seeds.
 
-Cases are the same for every method, so two methods are compared picture by picture, and the interval of a difference
-is that of its paired bootstrap.
+Every method gets the same cases, so two methods are compared image by image. The interval of a difference is a paired
+bootstrap.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ from .detector import judge
 from .prompts import CATEGORIES, Prompt, prompts
 
 PER_PROMPT = 10
-"""Pictures of one prompt in a row: what diversity is measured within."""
+"""Consecutive images of one prompt. Diversity is measured within them."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture to be made."""
+    """One image to make."""
 
     prompt: Prompt
     seed: int
@@ -37,8 +37,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method returns for a batch: pictures [B, 3, 64, 64] in [0, 1], and the noise [B, C, h, w] that the
-    generator started from."""
+    """What a method returns for a batch: images [B, 3, 64, 64] in [0, 1], and the noise [B, C, h, w] that the generator
+    started from."""
 
     images: Tensor
     start: Tensor
@@ -50,7 +50,7 @@ Method = Callable[[Tensor, TensorBatch, TensorBatch], Made]
 
 @dataclass(frozen=True)
 class Result:
-    """Measurements of every case, each [n]; `pictures` [n, 64, 64, 3] in [0, 1]."""
+    """Measurements of every case, each [n]. `pictures` is [n, 64, 64, 3] in [0, 1]."""
 
     cases: list[Case]
     pictures: np.ndarray
@@ -67,7 +67,7 @@ class Result:
         return {category: float(values[names == category].mean()) for category in CATEGORIES}
 
     def summary(self) -> dict:
-        """Means as GenEval takes them: over the pictures of a category, then over the six categories."""
+        """Means as GenEval computes them: over the images of each category, then over the six categories."""
         per_category = self.category_scores(self.correct)
         return {
             "detector_mean": float(np.mean(list(per_category.values()))),
@@ -84,8 +84,8 @@ class Result:
 
 
 def cases(n: int, seed: int = 1_000_000) -> list[Case]:
-    """`n` cases (a multiple of 60): held-out prompts, every category equally often, `PER_PROMPT` seeds in a row for
-    each prompt. Seeds are never used in training."""
+    """`n` cases (a multiple of 60): held-out prompts, every category equally often, `PER_PROMPT` consecutive seeds for
+    each prompt. The seeds are never used in training."""
     share = len(CATEGORIES) * PER_PROMPT
     if n < share or n % share:
         raise SettingError("{n} is {}: give a multiple of {}", n, share)
@@ -97,7 +97,7 @@ def cases(n: int, seed: int = 1_000_000) -> list[Case]:
 
 
 def measure(generator: Generator, reward: Reward, method: Method, todo: list[Case], batch: int = 30) -> Result:
-    """Make and judge every case; `seconds_per_image` counts the making alone, text encoding excluded."""
+    """Make and judge every case. `seconds_per_image` counts only the making, without text encoding."""
     parts: dict[str, list] = {"pictures": [], "reward": [], "redness": [], "kl": [], "starts": []}
     seconds, red = 0.0, Redness()
     for i in range(0, len(todo), batch):
@@ -131,8 +131,8 @@ def measure(generator: Generator, reward: Reward, method: Method, todo: list[Cas
 
 
 def diversity(result: Result) -> float:
-    """Mean root-mean-square difference between pictures of one prompt at different seeds, after averaging 4x4 pixels:
-    0 when the seed changes nothing."""
+    """Mean root-mean-square difference between images of one prompt at different seeds, after averaging 4x4 pixels. 0
+    if the seed changes nothing."""
     small = result.pictures.reshape(-1, 16, 4, 16, 4, 3).mean((2, 4)).reshape(len(result.pictures), -1)
     distances = []
     for _, group in groupby(range(len(result.cases)), key=lambda i: i // PER_PROMPT):

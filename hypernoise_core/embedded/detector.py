@@ -1,8 +1,8 @@
-"""An exact detector for the embedded world: what is in a picture, and does that answer a prompt?
+"""An exact detector for the embedded world: which things are in an image, and do they answer the prompt?
 
-It judges; it is never trained against. Hue decides a pixel's colour, connected components make things, and the
-overlap with the drawn outline of each shape names them. It plays the part that the object detector plays in GenEval
-(Ghosh et al. 2023), whose rules `Verdict.correct` follows.
+Nothing is trained on it. The hue decides a pixel's colour, connected components form things, and the overlap with the
+drawn outline of each shape names them. It takes the place of the object detector in GenEval (Ghosh et al. 2023);
+`Verdict.correct` follows GenEval's rules.
 """
 
 import colorsys
@@ -15,13 +15,13 @@ from .prompts import Prompt, relation_holds
 from .scenes import COLORS, SHAPES, SIZE, Thing, coverage
 
 DARKEST = 0.28
-"""Below this a pixel's darkest channel makes it part of a thing: paper is light in all three."""
+"""A pixel belongs to a thing if its darkest channel is below this. Paper is light in all three channels."""
 CHROMA = 0.2
-"""Least difference between the channels of a pixel with a colour."""
+"""Smallest difference between the channels of a coloured pixel."""
 MIN_AREA = 24
-"""Pixels below which a coloured patch is dirt, not a thing."""
+"""A coloured patch with fewer pixels is dirt, not a thing."""
 MIN_IOU = 0.72
-"""Overlap with a drawn outline from which a patch is that shape."""
+"""Smallest overlap with a drawn outline at which a patch counts as that shape."""
 
 _HUES = np.array([colorsys.rgb_to_hsv(*rgb)[0] for rgb in COLORS.values()])
 _NAMES = tuple(COLORS)
@@ -29,7 +29,7 @@ _NAMES = tuple(COLORS)
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found. `unknown` counts coloured patches that are no shape: smears, ghosts, things run together."""
+    """What was found. `unknown` counts coloured patches that are no shape: smears, ghosts, merged things."""
 
     things: tuple[Thing, ...]
     unknown: int
@@ -37,7 +37,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`correct`: all that the prompt asks for is there (GenEval's rules). `strict`: and nothing else is."""
+    """`correct`: everything that the prompt asks for is there (GenEval's rules). `strict`: and nothing else is."""
 
     correct: bool
     strict: bool
@@ -68,7 +68,7 @@ def _name_patch(mask: np.ndarray, color: str) -> Thing | None:
 
 
 def detect(picture: np.ndarray) -> Detection:
-    """Find the things in a picture, float [64, 64, 3] in [0, 1]."""
+    """Find the things in an image, float [64, 64, 3] in [0, 1]."""
     if picture.shape != (SIZE, SIZE, 3):
         raise ValueError(f"the detector reads [{SIZE}, {SIZE}, 3] pictures in [0, 1], got {list(picture.shape)}")
     hue, colored = _hue(picture)
@@ -89,7 +89,7 @@ def detect(picture: np.ndarray) -> Detection:
 
 
 def answers(detection: Detection, prompt: Prompt) -> Verdict:
-    """Does a picture in which this was found show what the prompt says?"""
+    """Does an image with these detections show what the prompt says?"""
     found = [
         [thing for thing in detection.things if thing.shape == want.shape and want.color in (None, thing.color)]
         for want in prompt.wants
@@ -103,5 +103,5 @@ def answers(detection: Detection, prompt: Prompt) -> Verdict:
 
 
 def judge(picture: np.ndarray, prompt: Prompt) -> Verdict:
-    """Does a picture, float [64, 64, 3] in [0, 1], show what the prompt says?"""
+    """Does an image, float [64, 64, 3] in [0, 1], show what the prompt says?"""
     return answers(detect(picture), prompt)

@@ -10,7 +10,7 @@ from .scenes import COLORS, SHAPES, Thing
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""Relation to the unit vector that leads from the second thing to the first, y pointing down."""
+"""Each relation and the unit vector from the second thing to the first; y points down."""
 
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 
@@ -19,7 +19,7 @@ PLURALS = {"square": "squares", "triangle": "triangles", "cross": "crosses"}
 
 @dataclass(frozen=True)
 class Want:
-    """`count` things of one shape; `color` None leaves the colour open."""
+    """`count` things of one shape. If `color` is None, any colour will do."""
 
     shape: str
     color: str | None = None
@@ -33,12 +33,12 @@ class Prompt:
     wants: tuple[Want, ...]
     relation: str | None = None
     held_out: bool = False
-    """Never seen while a hypernetwork or a fine-tuned generator trains; what they are judged on."""
+    """Prompts that no hypernetwork or fine-tuned generator is trained on; they are used to judge both."""
 
 
 def relation_holds(relation: str, a: Thing, b: Thing, margin: float = 0.5) -> bool:
-    """Whether `a` stands in `relation` to `b`: the direction from b to a points that way by at least `margin`
-    (a cosine; GenEval's own is 0.5)."""
+    """Whether `a` stands in `relation` to `b`: the direction from b to a agrees with the relation by at least `margin`
+    (a cosine; GenEval uses 0.5)."""
     dx, dy = a.x - b.x, a.y - b.y
     ux, uy = RELATIONS[relation]
     return dx * ux + dy * uy > margin * (dx * dx + dy * dy) ** 0.5

@@ -17,26 +17,26 @@ COLORS = {
     "blue": (0.10, 0.22, 0.92),
     "magenta": (0.84, 0.10, 0.78),
 }
-"""Name to RGB in [0, 1]. The hues lie about 60 degrees apart, so that a pixel's colour is never in doubt; the darkest
+"""Name to RGB in [0, 1]. The hues are about 60 degrees apart, so a pixel's colour is never in doubt. The darkest
 channel of each is far below that of any background."""
 
 LEVELS = (0.70, 0.96)
-"""Brightness of the paper. On the brightest, faint things are lost."""
+"""Brightness of the paper. Faint things disappear on the brightest one."""
 
 SLOPE = 0.08
-"""Most that the brightness changes from one edge to the other."""
+"""Largest change of brightness from one edge to the other."""
 
 TINTS = np.array([(0.22, -0.22, -0.22), (0.0, 0.06, -0.06)], np.float32)
 """What the two tints at full strength add to the paper's RGB, in units of its brightness: from cyan to red, and from
 magenta to green."""
 
 GAP = 3
-"""Pixels that always separate two things."""
+"""Smallest distance between two things, in pixels."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape. `x`, `y` (centre) and `radius` (half of its side) are in pixels, y pointing down."""
+    """One coloured shape. `x`, `y` (centre) and `radius` (half of its side) are in pixels; y points down."""
 
     shape: str
     color: str
@@ -99,7 +99,7 @@ def apart(x: float, y: float, radius: float, other: Thing) -> bool:
 
 
 def background_of(traits: np.ndarray) -> Background:
-    """The background of five traits, each in [0, 1]: level, dx, dy, red, green."""
+    """The background for five traits, each in [0, 1]: level, dx, dy, red, green."""
     level, dx, dy, red, green = map(float, traits)
     low, high = LEVELS
     return Background(

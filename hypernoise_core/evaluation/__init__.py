@@ -1,6 +1,8 @@
-"""Judges of finished pictures for the published benchmarks: rules, models on transformers, statistics. No files.
+"""Judges of finished images for the published benchmarks: rules, models on transformers, statistics. They handle no
+files.
 
-`geneval` and `detector` and `colors` are GenEval's, `vqa` and `phrases` T2I-CompBench's, `vqa` and `dpg` DPG-Bench's;
-`distances` and `thumbnails` measure diversity, `statistics` compares two ways of making the same pictures. Prompts,
-layouts and reports are `train/evaluation/`'s; the embedded world's own benchmark is in `hypernoise_core/embedded/`.
+`geneval`, `detector` and `colors` are for GenEval, `vqa` and `phrases` for T2I-CompBench, `vqa` and `dpg` for
+DPG-Bench. `distances` and `thumbnails` measure diversity. `statistics` compares two ways of making the same images.
+Prompts, layouts and reports are in `train/evaluation/`; the embedded world's own benchmark is in
+`hypernoise_core/embedded/`.
 """

@@ -1,4 +1,4 @@
-"""CLIP as a judge: the backbone of a published CLIP, and the cosine of picture and prompt."""
+"""CLIP as a judge: the backbone of a published CLIP, and the cosine of image and prompt."""
 
 import torch
 from torch import Tensor
@@ -21,14 +21,14 @@ def load_clip_backbone(source: str, option: str) -> ClipBackbone:
 
 
 class ClipScore:
-    """Cosine in [-1, 1] of pictures and a prompt, unscaled: T2I-CompBench's for relations that are not spatial."""
+    """Cosine in [-1, 1] of images and a prompt, unscaled: T2I-CompBench's score for relations that are not spatial."""
 
     def __init__(self, backbone: ClipBackbone):
         self._backbone = backbone
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompt: str) -> list[float]:
-        """A score for each of the pictures [B, 3, H, W] in [0, 1]."""
+        """One score for each of the images [B, 3, H, W] in [0, 1]."""
         features = self._backbone.image_features(images.to(self._backbone.model.device))
         return (features @ self._backbone.text_features([prompt], "report")[0]).tolist()
 

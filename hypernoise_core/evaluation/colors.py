@@ -1,4 +1,4 @@
-"""The colour of a thing in a picture, by CLIP on its crop, as GenEval asks for it."""
+"""The colour of a thing in an image, by CLIP on its crop, as in GenEval."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +15,7 @@ from .geneval import COLORS, Detection
 
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 BACKGROUND = "#999"
-"""What is painted over the pixels that do not belong to the thing."""
+"""The colour painted over the pixels that do not belong to the thing."""
 
 
 class ColorClassifier:
@@ -27,7 +27,7 @@ class ColorClassifier:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, things: Sequence[Detection], name: str) -> list[str]:
-        """One of `COLORS` for each of the things, which are of the class `name`."""
+        """One of `COLORS` for each of the things, all of class `name`."""
         named = []
         for thing in things:
             crop = _crop(image, thing)

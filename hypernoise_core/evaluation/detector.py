@@ -1,4 +1,4 @@
-"""The detector that GenEval's rules look through: Mask2Former on COCO's 80 classes, from transformers."""
+"""The detector for GenEval's rules: Mask2Former on COCO's 80 classes, from transformers."""
 
 from collections.abc import Iterable
 
@@ -13,13 +13,14 @@ from .geneval import PRESENCE_THRESHOLD, Detection
 from .loading import load_part, load_whole
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
-"""The architecture and training data of GenEval's own detector, from its authors instead of from mmdet."""
+"""The architecture and training data of GenEval's own detector, released by its authors in transformers instead of
+mmdet."""
 
 SHORT_SIDE, MULTIPLE = 800, 32
-"""Pixels that a picture's short side is brought to (mmdet's test size), and what the network's strides divide."""
+"""The short side of a resized image in pixels (mmdet's test size), and the multiple that the network's strides need."""
 
 NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-"""COCO's names where GenEval has others; spaces for dashes, case and older names are settled by `_name`."""
+"""COCO's names where GenEval has others. `_name` handles dashes, case and older names."""
 
 ALIASES = {
     "motorbike": "motorcycle",
@@ -32,12 +33,12 @@ ALIASES = {
 
 
 class Mask2FormerDetector:
-    """Things in a picture with their masks. A thing's confidence is that of its class times that of its mask, as in
-    mmdet.
+    """Detects things in an image, with their masks. A thing's confidence is the confidence of its class times that of
+    its mask, as in mmdet.
 
     Args:
         model: its labels are COCO's things.
-        processor: that of the model.
+        processor: the model's processor.
     """
 
     def __init__(self, model: Mask2FormerForUniversalSegmentation, processor):
@@ -59,7 +60,7 @@ class Mask2FormerDetector:
 
     @torch.no_grad()
     def detect(self, image: Image.Image) -> list[Detection]:
-        """All that is surer than GenEval's presence threshold, in an RGB picture of any size."""
+        """All things above GenEval's presence threshold, in an RGB image of any size."""
         pixels = self.processor(images=image, size=self._size(image), return_tensors="pt", do_resize=True).pixel_values
         outputs = self.model(pixel_values=pixels.to(self.model.device))
         on_cpu = (
@@ -104,6 +105,6 @@ def _name(label: str) -> str:
 
 
 def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The smallest box around a mask; its right and lower edges lie beyond the last pixel."""
+    """The smallest box around a mask. Its right and lower edges are one beyond the last pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -1,4 +1,4 @@
-"""How far the pictures of one prompt are from one another, by three measures: pixels, DINOv2, LPIPS."""
+"""How far the images of one prompt are from one another, by three measures: pixels, DINOv2, LPIPS."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -16,12 +16,11 @@ from .thumbnails import pixel_diversity
 DINOV2 = "facebook/dinov2-base"
 
 Diversity = Callable[[Tensor], float]
-"""Pictures [N, 3, H, W] in [0, 1] of one prompt, N at least 2, to their mean distance from one another: 0 where the
-seed changes nothing."""
+"""(images [N, 3, H, W] in [0, 1] of one prompt, N at least 2) -> their mean distance. 0 if the seed changes nothing."""
 
 
 class DinoDiversity:
-    """Mean of 1 - cosine between DINOv2's class tokens: what is shown, more than how (Oquab et al. 2023)."""
+    """Mean of 1 - cosine between DINOv2's class tokens: content more than style (Oquab et al. 2023)."""
 
     def __init__(self, model: Dinov2Model, processor):
         self._model, self._processor = model, processor
@@ -36,7 +35,7 @@ class DinoDiversity:
 
 
 class LpipsDiversity:
-    """Mean LPIPS (AlexNet) between pictures (Zhang et al. 2018): how differently they look to a network's early layers.
+    """Mean LPIPS (AlexNet) between images (Zhang et al. 2018): how different they look to a network's early layers.
 
     Raises:
         ValueError: the package `lpips` is not installed.
@@ -61,10 +60,10 @@ class LpipsDiversity:
 
 
 def load_diversity(name: str, dino: str = DINOV2, device: str = "cpu") -> Diversity:
-    """The measure of that name: `pixels` (of 16x16 thumbnails), `dinov2` or `lpips`.
+    """The measure with that name: `pixels` (of 16x16 thumbnails), `dinov2` or `lpips`.
 
     Raises:
-        ValueError: another name, or what it needs is not there.
+        ValueError: an unknown name, or what it needs is missing.
     """
     if name == "pixels":
         return pixel_diversity

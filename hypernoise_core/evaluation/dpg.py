@@ -1,4 +1,5 @@
-"""DPG-Bench's rule (Hu et al. 2024, arXiv 2403.05135): questions to a picture, some only where others got a yes."""
+"""DPG-Bench's rule (Hu et al. 2024, arXiv 2403.05135): questions about an image, some of which count only if others got
+a yes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """A yes-or-no question; `parents` are the numbers of those without whose yes it makes no sense, `kind` is the first
-    word of its proposition: entity, attribute, relation, global or other."""
+    """A yes-or-no question. `parents` are the numbers of the questions that must be answered yes first. `kind` is the
+    first word of its proposition: entity, attribute, relation, global or other."""
 
     number: int
     text: str
@@ -16,7 +17,8 @@ class Question:
 
 
 def dependent_score(questions: Sequence[Question], yes: Mapping[int, bool]) -> float:
-    """Share of questions answered yes, in [0, 1], where a question counts only if all that it depends on were."""
+    """Share of questions answered yes, in [0, 1]. A question counts only if all questions that it depends on were
+    answered yes."""
     by_number = {question.number: question for question in questions}
     counted: dict[int, bool] = {}
 
@@ -31,7 +33,7 @@ def dependent_score(questions: Sequence[Question], yes: Mapping[int, bool]) -> f
 
 
 def kind_scores(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[str, float]:
-    """Share of yes by kind of question, whatever they depend on."""
+    """Share of yes by kind of question, without the dependencies."""
     kinds: dict[str, list[bool]] = {}
     for question in questions:
         kinds.setdefault(question.kind, []).append(yes[question.number])

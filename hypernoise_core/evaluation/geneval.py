@@ -1,4 +1,4 @@
-"""GenEval's rules (Ghosh et al. 2023, arXiv 2310.11513): what a detector has to see for a picture to be right.
+"""GenEval's rules (Ghosh et al. 2023, arXiv 2310.11513): what a detector must find for an image to be right.
 
 Rules and thresholds are those of evaluation/evaluate_images.py in github.com/djghosh13/geneval.
 """
@@ -13,19 +13,19 @@ RELATIONS = ("left of", "right of", "above", "below")
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 PRESENCE_THRESHOLD = 0.3
-"""A thing is there if the detector is surer than this."""
+"""A thing counts as present if the detector's confidence is higher."""
 COUNTING_THRESHOLD = 0.9
 """The same for prompts with the tag `counting`."""
 MAX_OBJECTS = 16
-"""Things of a class that are looked at, the surest first."""
+"""Number of things per class that are considered, most confident first."""
 POSITION_THRESHOLD = 0.1
-"""Share of the two boxes' sizes that an offset has to exceed before it counts."""
+"""An offset counts only beyond this share of the two boxes' sizes."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One thing: GenEval's name of its class, confidence in [0, 1], box in pixels from the upper left corner, and the
-    pixels that belong to it, bool [H, W], where the detector knows them."""
+    """One thing: GenEval's name of its class, confidence in [0, 1], box in pixels from the upper left corner, and its
+    mask, bool [H, W], if the detector gives one."""
 
     label: str
     score: float
@@ -35,7 +35,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows its prompt, and what is wrong with it, a line each."""
+    """Whether an image shows its prompt, and what is wrong with it, one line each."""
 
     correct: bool
     reason: str
@@ -80,7 +80,7 @@ def classes(rows: Iterable[Mapping]) -> set[str]:
 
 
 def confident(detections: Iterable[Detection], tag: str) -> dict[str, list[Detection]]:
-    """What counts as seen, by class, the surest first."""
+    """The things that count as present, by class, most confident first."""
     threshold = COUNTING_THRESHOLD if tag == "counting" else PRESENCE_THRESHOLD
     seen: dict[str, list[Detection]] = {}
     for detection in sorted(detections, key=lambda d: -d.score):
@@ -104,14 +104,14 @@ def relations(a: Detection, b: Detection) -> set[str]:
 
 
 def judge(row: Mapping, seen: Mapping[str, Sequence[Detection]], colors: Colors) -> Verdict:
-    """Whether what is seen is what a line of metadata asks for.
+    """Whether the things found match a line of metadata.
 
-    Of every class the surest things are looked at, as many as are asked for: colours and positions are theirs. There
-    may be more of them, unless `exclude` says from how many on it is wrong.
+    Of every class, only as many things as the prompt asks for are considered, most confident first: colours and
+    positions are checked on them. There may be more of them, unless `exclude` gives a number from which it is wrong.
 
     Args:
         seen: from `confident`.
-        colors: asked only where the line names a colour.
+        colors: called only if the line names a colour.
     """
     wrong: list[str] = []
     matched: list[Sequence[Detection] | None] = []

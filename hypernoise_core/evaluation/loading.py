@@ -1,4 +1,4 @@
-"""Judges' models from the hub or a folder, with one clear sentence where they are not there."""
+"""Load judges' models from Hugging Face or a folder, with one clear sentence if they are missing."""
 
 from typing import TypeVar
 
@@ -11,15 +11,15 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def check_source(source: str, model_type: str, option: str) -> None:
-    """Look whether a model's configuration is there and of the right kind, before hours of work.
+    """Check that a model's configuration exists and has the right kind, before hours of work.
 
     Args:
-        source: hub id, or folder saved by transformers.
+        source: Hugging Face id, or folder saved by transformers.
         model_type: transformers' name of the architecture, such as `mask2former`.
-        option: the setting that it was given by, for the message.
+        option: the setting that named it, for the message.
 
     Raises:
-        ValueError: it is not there, or of another kind.
+        ValueError: it is missing, or of another kind.
     """
     try:
         found = AutoConfig.from_pretrained(source).model_type
@@ -33,7 +33,7 @@ def load_whole(model_class: type[Model], source: str, option: str) -> Model:
     """A frozen model with all of its weights, float32, on the CPU.
 
     Raises:
-        ValueError: it is not there, damaged, or lacks weights.
+        ValueError: it is missing, damaged, or lacks weights.
     """
     try:
         model, report = model_class.from_pretrained(source, output_loading_info=True)
@@ -50,7 +50,7 @@ def load_part(auto_class: type, source: str, option: str, **options):
     """The tokenizer or image processor of a model.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is missing.
     """
     try:
         return auto_class.from_pretrained(source, **options)

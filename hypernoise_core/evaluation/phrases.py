@@ -1,4 +1,4 @@
-"""The noun phrases of a prompt, by spaCy's small English model, as T2I-CompBench's own code has them."""
+"""The noun phrases of a prompt, by spaCy's small English model, as in T2I-CompBench's own code."""
 
 from collections.abc import Callable
 

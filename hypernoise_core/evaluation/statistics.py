@@ -1,4 +1,4 @@
-"""Means over categories, and what of the difference between two ways of making the same pictures is chance."""
+"""Means over categories, and intervals for the difference between two ways of making the same images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Interval:
 
 
 def mean_of_groups(groups: Sequence[np.ndarray]) -> float:
-    """The mean of the groups' means, however large each is."""
+    """The mean of the groups' means, whatever their sizes."""
     return float(np.mean([group.mean() for group in groups]))
 
 
@@ -24,8 +24,8 @@ def paired_interval(groups: Sequence[np.ndarray], samples: int = 2000, seed: int
     """Paired bootstrap of `mean_of_groups`, within groups.
 
     Args:
-        groups: of each category the differences, a number a prompt. Pictures of one prompt are not independent, so
-            that their mean is what is drawn.
+        groups: the differences of each category, one number per prompt: images of one prompt are not independent, so
+            prompts are resampled as a whole.
     """
     random = np.random.default_rng(seed)
     means = np.zeros(samples)

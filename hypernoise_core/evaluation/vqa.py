@@ -1,4 +1,4 @@
-"""Yes-or-no questions to a picture, by BLIP from transformers: how T2I-CompBench judges attribute binding."""
+"""Yes-or-no questions about an image, answered by BLIP from transformers, as T2I-CompBench judges attribute binding."""
 
 import re
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ BLIP_VQA = "Salesforce/blip-vqa-capfilt-large"
 
 MAX_TOKENS = 35
 MAX_PHRASES = 8
-"""Noun phrases of a prompt that T2I-CompBench asks about."""
+"""Maximum number of noun phrases per prompt that T2I-CompBench asks about."""
 
 
 class YesNo:
-    """How sure a BLIP is that the answer is yes: P(yes) / (P(yes) + P(no)) of the answer's first token."""
+    """BLIP's confidence in a yes: P(yes) / (P(yes) + P(no)) of the answer's first token."""
 
     def __init__(self, model: BlipForQuestionAnswering, tokenizer, processor):
         self._model, self._tokenizer, self._processor = model, tokenizer, processor
@@ -31,19 +31,19 @@ class YesNo:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
-        """A probability in [0, 1] for each question about an RGB picture."""
+        """One probability in [0, 1] for each question about an RGB image."""
         if not questions:
             return []
         pixels = self._processor(images=image, return_tensors="pt").pixel_values.to(self._model.device)
         seen = self._model.vision_model(pixel_values=pixels)[0]
-        # One question at a time: transformers' decoder (5.23) looks at the padding of a batch, whatever the mask says.
+        # One question at a time: transformers' decoder (5.23) attends to the padding of a batch in spite of the mask.
         return [self._answer(seen, question) for question in questions]
 
     def _answer(self, seen: Tensor, question: str) -> float:
         model, start = self._model, self._model.config.text_config.bos_token_id
         tokens = self._tokenizer(_plain(question), truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         ids = tokens.input_ids.to(model.device).clone()
-        ids[:, 0] = start + 1  # BLIP's [ENC], beside its [DEC]: released tokenizers do not know it
+        ids[:, 0] = start + 1  # BLIP's [ENC], next to its [DEC]: released tokenizers do not have it
         asked = model.text_encoder(input_ids=ids, encoder_hidden_states=seen).last_hidden_state
         decoder_ids = torch.full((1, 1), start, device=model.device)
         logits = model.text_decoder(input_ids=decoder_ids, encoder_hidden_states=asked).logits[0, 0]
@@ -51,8 +51,8 @@ class YesNo:
 
 
 def attribute_binding(ask: YesNo, image: Image.Image, phrases: Sequence[str]) -> float:
-    """BLIP-VQA (Huang et al. 2023, arXiv 2307.06350): the product of "is it there" over a prompt's noun phrases, such
-    as `a green bench` and `a red car`; 1 where there are none."""
+    """BLIP-VQA (Huang et al. 2023, arXiv 2307.06350): the product of the answers over a prompt's noun phrases, such as
+    `a green bench` and `a red car`. 1 if there are none."""
     return prod(ask(image, [f"{phrase}?" for phrase in phrases[:MAX_PHRASES]]))
 
 
@@ -66,5 +66,5 @@ def load_yes_no(source: str = BLIP_VQA, device: str = "cpu") -> YesNo:
 
 
 def _plain(question: str) -> str:
-    """As BLIP was trained on questions."""
+    """The question in the form that BLIP was trained on."""
     return re.sub(r'[.!"()*#:;~]', "", question.lower()).rstrip(" ")

@@ -1,4 +1,4 @@
-"""`load_generator`: from a folder or hub id to a frozen generator. One file per family beside this one."""
+"""`load_generator`: from a folder or Hugging Face id to a frozen generator. Each family has one file in this folder."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SHORT_NAMES = {
     "sdxl-turbo": "stabilityai/sdxl-turbo",
     "flux": "black-forest-labs/FLUX.1-schnell",
 }
-"""The names that the reference implementation's `--model` takes, and the generator that this repository ships."""
+"""Short names: those that the reference implementation's `--model` takes, and the generator in this repository."""
 
 __all__ = [
     "FAMILIES",
@@ -53,16 +53,16 @@ def load_generator(
     """Load a few-step model and freeze it.
 
     Args:
-        model: a folder saved by diffusers, a hub id, one of `SHORT_NAMES`, or a `.safetensors` file with a denoiser
-            (alone or in a whole checkpoint) under diffusers' or the original names.
-        device: where it runs, such as `cuda`.
-        dtype: of its weights; noise, residuals and pictures are float32 all the same.
+        model: a folder saved by diffusers, a Hugging Face id, one of `SHORT_NAMES`, or a `.safetensors` file with a
+            denoiser (alone or in a whole checkpoint, with diffusers' names or the original ones).
+        device: where the model runs, such as `cuda`.
+        dtype: of the weights. Noise, residuals and images are float32 in any case.
         variant: of the weight files, such as `fp16`, as in diffusers.
-        config: folder, hub id or short name of the pipeline that a single file's denoiser belongs in; all else is
-            loaded from there.
-        offload: keep the text encoders in CPU memory and bring them to the device only while prompts are encoded.
-        vae_slicing: decode the pictures of a batch one after the other: less memory, the same pictures.
-        vae_tiling: decode large pictures in overlapping tiles: far less memory, slightly other pictures.
+        config: only for a single file: folder, Hugging Face id or short name of the pipeline that the denoiser belongs
+            to. Everything else is loaded from there.
+        offload: keep the text encoders in CPU memory and move them to the device only while prompts are encoded.
+        vae_slicing: decode the images of a batch one at a time: less memory, the same images.
+        vae_tiling: decode large images in overlapping tiles: far less memory, slightly different images.
 
     Raises:
         ValueError: nothing is found there, or no family here runs its pipeline class.
@@ -73,7 +73,7 @@ def load_generator(
         raise SettingError("{model} is {!r}: there is no such file", model)
     if single_file and not config:
         raise SettingError(
-            "{model} is {!r}, a denoiser alone: say by {config} which pipeline it belongs in, such as sd-turbo", model
+            "{model} is {!r}, which holds only a denoiser: name its pipeline with {config}, such as sd-turbo", model
         )
     base = config if single_file else model
     source = SHORT_NAMES.get(base, base)
@@ -125,7 +125,7 @@ def _short(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException, source: str) -> str:
-    """What to do about a model that does not load, from the error's first cause."""
+    """Advice for a model that does not load, from the error's first cause."""
     causes: list[BaseException] = []
     while error is not None:
         causes.append(error)

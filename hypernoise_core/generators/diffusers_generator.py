@@ -1,4 +1,4 @@
-"""What the generators made of diffusers pipelines share: a family adds what its denoiser wants to see."""
+"""What all generators based on diffusers pipelines share. A family adds what its denoiser receives."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,15 @@ FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
 
 
 class DiffusersGenerator(Generator):
-    """A frozen diffusers pipeline. A family sets `family` and `pipeline_class`, implements `_encode`, `first_call` and
-    `denoise`, and is known to `load_generator` as soon as its file is imported.
+    """A frozen diffusers pipeline.
+
+    A family sets `family` and `pipeline_class` and implements `_encode`, `first_call` and `denoise`. `load_generator`
+    knows it as soon as its file is imported.
 
     Args:
-        pipeline: with its denoiser and autoencoder on the device that they are to run on.
+        pipeline: with its denoiser and autoencoder on the device where they will run.
         name: for messages and metadata.
-        offload: text encoders stay in CPU memory and visit the device while prompts are encoded.
+        offload: keep text encoders in CPU memory; they move to the device only while prompts are encoded.
     """
 
     pipeline_class: type[DiffusionPipeline]
@@ -61,7 +63,7 @@ class DiffusersGenerator(Generator):
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        """`encode`, with gradients off and the text encoders where they belong."""
+        """`encode`, without gradients and with the text encoders on the right device."""
 
     @contextmanager
     def _text_encoders_on_device(self) -> Iterator[None]:

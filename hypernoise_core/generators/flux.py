@@ -14,14 +14,14 @@ from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
 MAX_TOKENS = 256
-"""Of a prompt, for T5: what schnell was distilled with."""
+"""Tokens per prompt for T5, as schnell was distilled."""
 
 GUIDANCE_SCALE = 3.5
-"""`FluxPipeline`'s default, for transformers that take guidance as an input; schnell does not."""
+"""`FluxPipeline`'s default, for transformers that take guidance as an input. schnell does not."""
 
 
 class Flux(DiffusersGenerator):
-    """A `FluxPipeline`. x0 is unpacked here as everywhere; the transformer sees 2x2 latent cells as one token."""
+    """A `FluxPipeline`. As in every family, x0 is unpacked; the transformer sees 2x2 latent cells as one token."""
 
     family = "flux"
     pipeline_class = FluxPipeline

@@ -12,18 +12,18 @@ from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
 GUIDANCE_SCALE = 4.5
-"""`SanaSprintPipeline`'s default. Sprint was distilled with guidance as an input: it costs no second call."""
+"""`SanaSprintPipeline`'s default. Sprint was distilled with guidance as an input, so guidance needs no second call."""
 
 MAX_TIMESTEP = 1.57080
-"""Where sampling starts, in radians: pure noise. As in `SanaSprintPipeline`."""
+"""The angle where sampling starts, in radians: pure noise. As in `SanaSprintPipeline`."""
 
 SECOND_TIMESTEP = 1.3
-"""The second of two steps; other counts are spaced evenly. As in `SanaSprintPipeline`."""
+"""The second of two steps. Other step counts are spaced evenly. As in `SanaSprintPipeline`."""
 
 
 class SanaSprint(DiffusersGenerator):
-    """A `SanaSprintPipeline`. Prompts are encoded without SANA's complex human instruction, as the paper's authors
-    train and infer; the instruction changes the pictures of the full-size model."""
+    """A `SanaSprintPipeline`. Prompts are encoded without SANA's complex human instruction, as the paper's authors do
+    in training and inference. The instruction changes the images of the full-size model."""
 
     family = "sana-sprint"
     pipeline_class = SanaSprintPipeline
@@ -32,7 +32,7 @@ class SanaSprint(DiffusersGenerator):
         embeds, mask = self.pipeline.encode_prompt(
             prompts, complex_human_instruction=None, device=self.text_encoders[0].device
         )
-        longest = int(mask.sum(1).max())  # of 300: what is masked out changes no picture and costs most of the time
+        longest = int(mask.sum(1).max())  # of 300: masked tokens change no image and cost most of the time
         return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:

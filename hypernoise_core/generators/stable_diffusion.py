@@ -97,11 +97,12 @@ class StableDiffusion(DiffusersGenerator):
         )[0].float()
 
     def _more_inputs(self, x: Tensor, conditioning: TensorBatch) -> dict:
-        """What the UNet takes beside text and time."""
+        """What the UNet takes besides text and time."""
         return {}
 
     def _scheduler(self, steps: int, device: torch.device) -> SchedulerMixin:
-        """The pipeline's, with a state of its own. Its first timestep is the same for any number of steps."""
+        """A scheduler like the pipeline's, with its own state. Its first timestep is the same for any number of
+        steps."""
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(steps, device=device)
         return scheduler
@@ -125,7 +126,7 @@ class StableDiffusionXL(StableDiffusion):
         return TensorBatch({"embeds": embeds, "pooled": pooled})
 
     def _more_inputs(self, x: Tensor, conditioning: TensorBatch) -> dict:
-        """Pooled text, and the picture as one that was neither cropped nor resized."""
+        """Pooled text, and the size of an image that was neither cropped nor resized."""
         size = [side * self.latent_scale for side in x.shape[-2:]]
         time_ids = torch.tensor([*size, 0, 0, *size], dtype=self.denoiser.dtype, device=x.device)
         pooled = conditioning["pooled"].to(self.denoiser.dtype)

@@ -1,4 +1,4 @@
-"""`load_reward`: from a name to a reward. One file per reward beside this one."""
+"""`load_reward`: from a name to a reward. Each reward has one file in this folder."""
 
 import importlib
 import math
@@ -42,19 +42,19 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How released rewards are loaded; those without weights, and your own, know nothing of it."""
+    """How released rewards are loaded. Rewards without weights, and your own, ignore these options."""
 
     weights: str | Path | None = None
-    """File, folder or hub id; a folder may hold several rewards' (in ComfyUI: models/hypernoise_rewards). None: the
-    hub."""
+    """File, folder or Hugging Face id. A folder may hold the weights of several rewards (in ComfyUI:
+    models/hypernoise_rewards). None downloads from Hugging Face."""
     dtype: torch.dtype = torch.float32
-    """Of the encoders' weights; scores and what is summed into them are float32 all the same."""
+    """dtype of the encoders' weights. Scores and their sums are float32 in any case."""
     long_prompts: LongPrompts = "report"
-    """Prompts beyond an encoder's window (77 tokens; 35 for ImageReward) are cut with a warning, or scored in pieces
-    by `chunk`."""
+    """What happens to prompts beyond an encoder's window (77 tokens; 35 for ImageReward): `report` cuts them with a
+    warning, `chunk` scores them in pieces."""
     backend: Literal["native", "package"] = "native"
-    """`package` runs the published package's own code (hpsv2, imagereward), in the environment that
-    `make reward-packages` builds."""
+    """`package` runs the published package's own code (hpsv2, imagereward), in the environment that `make
+    reward-packages` builds."""
 
 
 def _embedded(options: LoadOptions) -> Reward:
@@ -95,11 +95,12 @@ _PLACES: dict[str, Callable[[str | Path], object]] = {
     "clip": lambda weights: find_folder("clip", weights, CLIP_H),
     "aesthetic": find_aesthetic,
 }
-"""Where a released reward's weights are looked for."""
+"""Where a released reward's weights are searched for."""
 
 
 def check_weights(name: str, weights: str | Path) -> None:
-    """Look for a reward's weights in a local file or folder, reading nothing; rewards without weights need none.
+    """Check that a reward's weights are in a local file or folder, without reading them. Rewards without weights always
+    pass.
 
     Raises:
         ValueError: they are not there; the message says what to download.
@@ -109,13 +110,13 @@ def check_weights(name: str, weights: str | Path) -> None:
 
 
 def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:
-    """Load a reward by name, or your own as `module:Class`, where the module may be a Python file in this folder.
+    """Load a reward by name, or your own as `module:Class`. The module may be a Python file in the current folder.
 
     Args:
         weights, options: as in `LoadOptions`.
 
     Raises:
-        ValueError: an unknown name, a module or class that does not load, or weights that are not there.
+        ValueError: an unknown name, a module or class that does not load, or missing weights.
     """
     chosen = LoadOptions(weights=weights, **options)
     if name in REWARDS:
@@ -162,15 +163,15 @@ def parse_rewards(
 ) -> RewardEnsemble:
     """An ensemble from text such as `hpsv2,imagereward` or `redness=100,my_rewards:Brightness=0.5`.
 
-    A weight that is not given is the paper's (`PAPER_WEIGHTS`), or 1. `held_out` names rewards without weights; the
-    rest is the ensemble's.
+    A reward without a weight gets the paper's (`PAPER_WEIGHTS`), or 1. `held_out` names rewards without weights. The
+    other arguments are those of `RewardEnsemble`.
 
     Raises:
-        ValueError: as `load_reward`, or weights that are not numbers or sum to nothing.
+        ValueError: as in `load_reward`, or weights that are not numbers or are all zero.
     """
     wanted = [_weighted(part) for part in _split_names(names)]
     if not any(weight for _, weight in wanted):
-        raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
+        raise ValueError("no reward has a weight other than zero: name at least one")
     options = vars(options or LoadOptions())
     followed = [(load_reward(name, **options), weight) for name, weight in wanted]
     with about("held_out"):
@@ -198,21 +199,21 @@ def _weighted(part: str) -> tuple[str, float]:
 def score_images(
     reward: Reward, images: Tensor, prompts: str | Sequence[str], device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Scores [B] by name, on the CPU, of finished pictures; for an ensemble those of its rewards and their weighted sum
-    under `ensemble`.
+    """Scores [B] by name, on the CPU, of finished images. For an ensemble: those of its rewards, and their weighted sum
+    as `ensemble`.
 
     Args:
-        images: [B, H, W, 3] as ComfyUI has them: float in [0, 1], or uint8.
-        prompts: one for all, or one each.
+        images: [B, H, W, 3] as in ComfyUI: float in [0, 1], or uint8.
+        prompts: one for all images, or one for each.
         device: where `reward` is.
 
     Raises:
-        ValueError: values that are not pictures', or another number of prompts than pictures.
+        ValueError: values outside an image's range, or a different number of prompts and images.
     """
     pictures = from_channels_last(images).to(device)
     prompts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(pictures):
-        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures: give one for all, or one each")
+        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} images: give one for all, or one for each")
     text = reward.encode_text(prompts)
     if isinstance(reward, RewardEnsemble):
         total, scores = reward.judge(pictures, text)

@@ -1,4 +1,4 @@
-"""LAION's aesthetic score: about 1 to 10, from pictures alone."""
+"""LAION's aesthetic score, about 1 to 10. It ignores the prompt."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from .heads import load_head
 
 HUB, FILE = "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth"
 ORIGINAL_FILE = "sac+logos+ava1-l14-linearMSE.pth"
-"""The same weights as its author published them (github.com/christophschuhmann/improved-aesthetic-predictor)."""
+"""The same weights as published by their author (github.com/christophschuhmann/improved-aesthetic-predictor)."""
 
 
 class Aesthetic(BackboneReward):
-    """A chain of linear layers on CLIP ViT-L/14's unit picture features."""
+    """A chain of linear layers on the unit image features of CLIP ViT-L/14."""
 
     name = "aesthetic"
 
@@ -35,7 +35,7 @@ class Aesthetic(BackboneReward):
 
 
 def find_aesthetic(weights: str | Path | None) -> Path:
-    """The head's file, under either of its names; `weights` as in `checkpoints.find_file`.
+    """The head's file, under either of its names. `weights` is as in `checkpoints.find_file`.
 
     Raises:
         ValueError: it is not there.
@@ -45,10 +45,10 @@ def find_aesthetic(weights: str | Path | None) -> Path:
 
 
 def load_aesthetic(weights: str | Path | None, dtype: torch.dtype) -> Aesthetic:
-    """`weights` is a folder with the head's file and the folder of CLIP ViT-L/14, or None for the hub.
+    """`weights` is a folder with the head's file and the folder of CLIP ViT-L/14, or None to download.
 
     Raises:
-        ValueError: either is not there, or is something else.
+        ValueError: either of them is missing or of another kind.
     """
     folder, path = Path(weights) if weights else None, find_aesthetic(weights)
     around = path.parent if folder and folder.is_file() else weights

@@ -1,4 +1,4 @@
-"""The protocol of a reward: a differentiable judgement of pictures under prompts."""
+"""The protocol of a reward: a differentiable score of images under prompts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from ..batch import TensorBatch
 
 
 class Reward(ABC):
-    """Subclass this for a reward of your own, and name it by `module:Class` (`load_reward`, `--rewards`, the nodes).
+    """Subclass this for a reward of your own, and name it as `module:Class` (`load_reward`, `--rewards`, the nodes).
 
-    `score` alone is enough where the prompt does not matter.
+    If the prompt does not matter, implement only `score`.
     """
 
     name: str
-    """Short, for metrics."""
+    """Short name, for metrics."""
 
     per_picture: bool = True
-    """Whether a picture's score depends on that picture and its prompt alone, and not on the rest of the batch."""
+    """Whether an image's score depends only on that image and its prompt, not on the rest of the batch."""
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
-        """Features of each prompt, without gradients. Callers cache them, so that `score` never sees text."""
+        """Features of each prompt, without gradients. Callers cache them, so `score` never sees text."""
         return TensorBatch({"none": torch.zeros(len(prompts))})
 
     @abstractmethod
@@ -30,16 +30,16 @@ class Reward(ABC):
         """Scores [B], float32, higher is better; differentiable in `images` [B, 3, H, W] in [0, 1]."""
 
     def to(self, device: torch.device | str) -> "Reward":
-        """Move what weights there are."""
+        """Move the weights, if there are any."""
         return self
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:  # noqa: B027, most have none
-        """Recompute activations in the backward pass instead of keeping them, where there are any worth it."""
+        """Recompute activations in the backward pass instead of keeping them, if the reward has enough of them."""
 
 
 class BackboneReward(Reward):
-    """A reward that is a small head on an encoder's picture features. Those that share `backbone` (the same object) are
-    scored in one pass of it by a `RewardEnsemble`."""
+    """A reward that is a small head on an encoder's image features. A `RewardEnsemble` scores all rewards with the same
+    `backbone` (the same object) in one pass of it."""
 
     backbone: "Backbone"
 
@@ -55,7 +55,7 @@ class BackboneReward(Reward):
 
 
 class Backbone(ABC):
-    """A frozen encoder that several rewards may stand on."""
+    """A frozen encoder that several rewards may share."""
 
     @abstractmethod
     def image_features(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Released weights: where they are, and whether they are what they should be."""
+"""Released weights: find them, and check that they are the right ones."""
 
 import re
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
     """The path of a reward's weights file.
 
     Args:
-        weights: the file itself, a folder that holds it (or a folder of the hub's name that does), a hub id, or None
-            for `hub`.
+        weights: the file itself, a folder that holds it (directly, or in a folder with the repository's name), a
+            Hugging Face id, or None for `hub`.
 
     Raises:
         ValueError: it is not there; the message says what to download and where to put it.
@@ -48,7 +48,7 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
 
 
 def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
-    """The folder saved by transformers, or hub id, of a reward's model; `weights` as in `find_file`.
+    """The folder saved by transformers, or the Hugging Face id, of a reward's model. `weights` is as in `find_file`.
 
     Raises:
         ValueError: it is not there.
@@ -75,7 +75,7 @@ def load_model(
     """A frozen transformers model with exactly these weights.
 
     Raises:
-        ValueError: keys or shapes are not the model's; `path` is named.
+        ValueError: keys or shapes are not the model's; the message names `path`.
     """
     with torch.device("meta"):
         expected = model_class(config, **options).state_dict()
@@ -85,7 +85,7 @@ def load_model(
 
 
 def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights whose names or shapes are not `expected`'s, naming `path` and an example."""
+    """Refuse weights whose names or shapes differ from `expected`. The message names `path` and an example."""
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     wrong = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
     for keys, what in ((missing, "lacks"), (extra, "has unknown"), (wrong, "has other shapes for")):

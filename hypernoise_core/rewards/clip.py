@@ -1,4 +1,4 @@
-"""Cosine between picture and prompt in a CLIP: HPSv2.1, PickScore, CLIP-H, the embedded reward, any `CLIPModel`."""
+"""Cosine between image and prompt in a CLIP: HPSv2.1, PickScore, CLIP-H, the embedded reward, any `CLIPModel`."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ HPSV2, HPSV2_FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 
 class ClipBackbone(Backbone):
-    """A frozen `CLIPModel` with its tokenizer; text features are remembered per prompt."""
+    """A frozen `CLIPModel` with its tokenizer. It caches text features per prompt."""
 
     def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
@@ -45,7 +45,7 @@ class ClipBackbone(Backbone):
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
     def text_features(self, prompts: Sequence[str], long_prompts: LongPrompts) -> Tensor:
-        """Unit vectors [B, D], float32; the mean of its windows' for a prompt in several."""
+        """Unit vectors [B, D], float32. For a prompt in several windows, their mean."""
         if long_prompts not in self._caches:
             self._caches[long_prompts] = PromptCache(lambda new: self._encode(new, long_prompts))
         return self._caches[long_prompts](prompts)["features"].to(self.model.device)
@@ -71,8 +71,8 @@ class ClipBackbone(Backbone):
 
 
 def _class_token(layer: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
-    """What a layer makes of the first of its tokens [B, T, C], [B, C]: all that is read of the last one, for a sixth of
-    its arithmetic."""
+    """A layer's output for the first of its tokens [B, T, C], as [B, C]. Nothing else of the last layer is used, and
+    this takes a sixth of its arithmetic."""
     attention, normed = layer.self_attn, layer.layer_norm1(tokens)
     projected = (attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed))
     query, key, value = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in projected)
@@ -82,7 +82,7 @@ def _class_token(layer: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
 
 
 class ClipReward(BackboneReward):
-    """Cosine of picture and prompt, times exp(logit_scale) if `scaled` (about 100 for released models)."""
+    """Cosine of image and prompt, times exp(logit_scale) if `scaled` (about 100 for released models)."""
 
     def __init__(
         self, backbone: ClipBackbone, name: str = "clip", scaled: bool = True, long_prompts: LongPrompts = "report"
@@ -102,14 +102,14 @@ class ClipReward(BackboneReward):
 
 
 _loaded: WeakValueDictionary[tuple, ClipBackbone] = WeakValueDictionary()
-"""Rewards loaded from one place share a backbone; it is freed with the last of them."""
+"""Rewards loaded from one place share a backbone. It is freed with the last of them."""
 
 
 def load_clip(name: str, weights: str | Path | None, hub: str, dtype: torch.dtype) -> ClipBackbone:
-    """A `CLIPModel` saved by transformers; `weights` as in `checkpoints.find_folder`.
+    """A `CLIPModel` saved by transformers. `weights` is as in `checkpoints.find_folder`.
 
     Raises:
-        ValueError: it is not there, or is something else.
+        ValueError: it is missing or of another kind.
     """
     source = find_folder(name, weights, hub)
     key = (source, dtype)
@@ -129,11 +129,11 @@ def load_clip(name: str, weights: str | Path | None, hub: str, dtype: torch.dtyp
 
 
 def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
-    """HPSv2.1 (Wu et al. 2023, arXiv 2306.09341), published as an OpenCLIP ViT-H-14; `weights` as in
-    `checkpoints.find_file`. Its tokenizer is every CLIP's.
+    """HPSv2.1 (Wu et al. 2023, arXiv 2306.09341), published as an OpenCLIP ViT-H-14. `weights` is as in
+    `checkpoints.find_file`. Any CLIP's tokenizer works.
 
     Raises:
-        ValueError: no file, no tokenizer, or the file is another.
+        ValueError: the file or the tokenizer is missing, or the file is another one.
     """
     path = find_file("hpsv2", weights, HPSV2, HPSV2_FILE)
     key = (str(path), dtype)
@@ -152,7 +152,8 @@ def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
 
 
 def openclip_config(state: Weights, tokenizer: PreTrainedTokenizerBase, path: Path) -> CLIPConfig:
-    """The sizes of an OpenCLIP ViT-H-14 (attention heads of 80 channels for pictures, 64 for text), read off it."""
+    """The sizes of an OpenCLIP ViT-H-14, read from its weights (attention heads have 80 channels for images, 64 for
+    text)."""
     patches, vision = state["visual.positional_embedding"].shape
     width, _, patch, _ = state["visual.conv1.weight"].shape
     length, text = state["positional_embedding"].shape
@@ -186,8 +187,8 @@ def openclip_config(state: Weights, tokenizer: PreTrainedTokenizerBase, path: Pa
 
 
 def openclip_to_transformers(state: Weights) -> Weights:
-    """An OpenCLIP ViT's state dict under the names of `CLIPModel`: attention projections taken apart, output
-    projections transposed, nothing else changed."""
+    """An OpenCLIP ViT's state dict with the names of `CLIPModel`: attention projections are split, output projections
+    transposed, everything else is unchanged."""
     remapped: Weights = {}
     for key, value in state.items():
         if key in ("visual.proj", "text_projection"):

@@ -1,4 +1,4 @@
-"""Diversity over a batch: a reward of one's own, as an example (`hypernoise_core.rewards.diversity:Diversity`)."""
+"""Diversity over a batch, as an example of a reward of your own (`hypernoise_core.rewards.diversity:Diversity`)."""
 
 from collections.abc import Sequence
 from zlib import crc32
@@ -12,8 +12,8 @@ from .base import Reward
 
 
 class Diversity(Reward):
-    """How far a picture is from the others of its prompt in the batch: the mean root-mean-square difference of their
-    8x8 thumbnails, in [0, 1]; 0 for a picture alone. Train it with several pictures a prompt."""
+    """How far an image is from the other images of its prompt in the batch: the mean root-mean-square difference of
+    their 8x8 thumbnails, in [0, 1]. 0 for a single image. Train it with several images per prompt."""
 
     name = "diversity"
     per_picture = False

@@ -13,23 +13,24 @@ from .base import BackboneReward, Reward
 from .normalization import Normalization
 
 PAPER_WEIGHTS = {"hpsv2": 5.0, "imagereward": 1.0, "clip": 0.01, "pickscore": 0.05}
-"""Of the paper's four rewards, on their own scales: what a reward without a weight gets, and 1 where it is not here."""
+"""The paper's weights for its four rewards, on their own scales. A reward without a weight gets this one, or 1 if it is
+not listed."""
 
 
 class RewardEnsemble(Reward):
-    """Σ wᵢ rᵢ, each normalised first where that is asked for.
+    """Σ wᵢ rᵢ, where each rᵢ is normalised first if asked for.
 
-    `score` takes the gradient of each encoder as soon as its scores are there, so that the activations of one encoder
-    are in memory at a time, and encoders can be moved out of the way in between. Rewards on the same backbone share one
+    `score` takes the gradient of each encoder as soon as its scores are known. Only one encoder's activations are then
+    in memory at a time, and encoders can be moved out of the way in between. Rewards on the same backbone share one
     pass of it.
 
     Args:
-        rewards: (reward, weight) pairs; names must differ, and a weight may be negative.
-        held_out: rewards that are measured and never followed. Where one falls while the others rise, they are being
-            exploited.
-        normalization: none, unless given.
-        offload: keep weights on the CPU and move each encoder to the pictures' device while it is used.
-        chunk: pictures scored at a time; all, unless given. Memory falls with it, results stay.
+        rewards: (reward, weight) pairs. Names must differ; a weight may be negative.
+        held_out: rewards that are measured and never trained on. If one falls while the others rise, training is
+            exploiting the others.
+        normalization: none by default.
+        offload: keep weights on the CPU and move each encoder to the images' device only while it is used.
+        chunk: images scored at a time; all by default. A smaller value needs less memory and gives the same result.
     """
 
     name = "ensemble"
@@ -52,7 +53,7 @@ class RewardEnsemble(Reward):
                 )
             names.append(reward.name)
         if not any(weight for _, weight in rewards):
-            raise ValueError("the weights of the rewards sum to nothing: give at least one reward a weight")
+            raise ValueError("no reward has a weight other than zero: name at least one")
         if chunk is not None and chunk < 1:
             raise SettingError("{chunk} is {}: give at least 1", chunk)
         self.rewards = {reward.name: reward for reward, _ in rewards}
@@ -75,8 +76,8 @@ class RewardEnsemble(Reward):
 
     @torch.no_grad()
     def scores(self, images: Tensor, text: TensorBatch, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Each reward's own scores [B], neither weighted nor normalised, without gradients: those of `names`, or of all
-        that are followed."""
+        """Each reward's own scores [B], neither weighted nor normalised, without gradients: of `names`, or of all
+        rewards that are trained on."""
         chosen = {name: self._all()[name] for name in (self.rewards if names is None else names)}
         apart, together = _split(chosen)
         scores, _ = self._judge_apart(apart, images, text, differentiate=False)
@@ -88,7 +89,7 @@ class RewardEnsemble(Reward):
     def judge(self, images: Tensor, text: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum [B], which can be differentiated once, and each reward's own scores, without gradients.
 
-        Differentiable calls count as training: running statistics take their scores in, for the calls after.
+        Differentiable calls count as training: they update the running statistics for later calls.
         """
         differentiate = torch.is_grad_enabled() and images.requires_grad
         apart, together = _split(self.rewards)
@@ -108,14 +109,14 @@ class RewardEnsemble(Reward):
         return total, {name: scores[name] for name in self.rewards}
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of `scores`, normalised, [B]."""
+        """The weighted sum [B] of `scores`, after normalisation."""
         return torch.stack([self.weights[name] * self.normalization(name, own) for name, own in scores.items()]).sum(0)
 
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
         return self.judge(images, text)[0]
 
     def fault(self, images: Tensor, text: TensorBatch) -> str | None:
-        """Which reward's scores or gradients in the pictures are not finite, in words."""
+        """A sentence that names the reward whose scores or gradients are not finite, or None."""
         for name, reward in self.rewards.items():
             leaf = images.detach().clone().requires_grad_()
             with self._present(reward), torch.enable_grad():
@@ -142,8 +143,8 @@ class RewardEnsemble(Reward):
     def _judge_apart(
         self, rewards: dict[str, Reward], images: Tensor, text: TensorBatch, differentiate: bool
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Scores of rewards that judge each picture by itself, and the gradient of their weighted sum in the pictures,
-        taken encoder by encoder; both without a graph."""
+        """Scores of the rewards that judge each image separately, and the gradient of their weighted sum with respect
+        to the images, taken encoder by encoder. Both without a graph."""
         pictures = images.detach().float()
         gradient = torch.zeros_like(pictures) if differentiate else None
         scores = {name: torch.zeros(len(images), device=images.device) for name in rewards}
@@ -164,7 +165,7 @@ class RewardEnsemble(Reward):
 
     @contextmanager
     def _present(self, *rewards: Reward) -> Iterator[None]:
-        """Their weights on the device inside the block, if they are kept elsewhere."""
+        """Keep their weights on the device inside the block, if they are offloaded."""
         if not self.offload:
             yield
             return
@@ -181,7 +182,7 @@ class RewardEnsemble(Reward):
 
 
 class _KnownGradient(torch.autograd.Function):
-    """Values [B] of pictures [B, 3, H, W] whose gradient, picture by picture, has been taken already."""
+    """Values [B] of images [B, 3, H, W] whose gradient per image is known already."""
 
     @staticmethod
     def forward(ctx, images: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
@@ -197,20 +198,20 @@ class _KnownGradient(torch.autograd.Function):
 
 
 def _gradient(values: Tensor, leaf: Tensor) -> Tensor:
-    """Of their sum; zero where nothing of it depends on `leaf`."""
+    """The gradient of their sum; zero where nothing depends on `leaf`."""
     if not values.requires_grad:
         return torch.zeros_like(leaf)
     return torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)[0]
 
 
 def _split(rewards: Mapping[str, Reward]) -> tuple[dict[str, Reward], dict[str, Reward]]:
-    """Those that judge each picture by itself, and those that judge it within its batch."""
+    """Rewards that judge each image separately, and rewards that judge it within its batch."""
     apart = {name: reward for name, reward in rewards.items() if reward.per_picture}
     return apart, {name: reward for name, reward in rewards.items() if name not in apart}
 
 
 def _by_backbone(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
-    """Rewards in groups that stand on the same encoder."""
+    """Rewards in groups that share an encoder."""
     groups: dict[int, dict[str, Reward]] = {}
     for name, reward in rewards.items():
         key = id(reward.backbone) if isinstance(reward, BackboneReward) else id(reward)

@@ -8,7 +8,7 @@ from torch import nn
 from .checkpoints import Weights, check_keys
 
 LAYERS = (0, 2, 4, 6, 7)
-"""Their numbers in the published files: dropouts stood between."""
+"""The numbers of the linear layers in the published files, which also count the dropouts between them."""
 
 HIDDEN = (1024, 128, 64, 16, 1)
 
@@ -18,7 +18,7 @@ def load_head(weights: Weights, prefix: str, width: int, path: Path) -> nn.Seque
 
     Args:
         weights: those under `prefix` must be exactly the head's.
-        path: where they are from, for messages.
+        path: where they come from, for messages.
     """
     widths = (width, *HIDDEN)
     layers = {str(n): nn.Linear(a, b) for n, a, b in zip(LAYERS, widths, widths[1:], strict=False)}

@@ -1,5 +1,5 @@
-"""ImageReward (Xu et al. 2023, arXiv 2304.05977): BLIP's picture encoder, its text encoder reading the picture by
-cross-attention, and a chain of linear layers on the first token."""
+"""ImageReward (Xu et al. 2023, arXiv 2304.05977): BLIP's image encoder, BLIP's text encoder with cross-attention to the
+image, and a chain of linear layers on the first token."""
 
 import re
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ TOKENIZER = "google-bert/bert-base-uncased"
 """The original adds [DEC] and [ENC] to it, which scoring never uses."""
 
 WINDOW = 35
-"""Tokens, the first and last special ones included."""
+"""Tokens per prompt, including the first and last special ones."""
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw score over the original's pictures: what comes out is standardised."""
+"""Mean and standard deviation of the raw score over the original's images; the output is standardised with them."""
 
 HEAD_CHANNELS = 64
-"""Per attention head, in both encoders."""
+"""Channels per attention head, in both encoders."""
 
 
 class ImageReward(Reward):
-    """Standardised preference score, about -2 to 2."""
+    """A standardised preference score, about -2 to 2."""
 
     name = "imagereward"
 
@@ -57,11 +57,11 @@ class ImageReward(Reward):
         self._cache = PromptCache(self._tokens)
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
-        """Tokens only: its text encoder reads the picture, so there is nothing else to know beforehand."""
+        """Tokens only. The text encoder looks at the image, so nothing else can be computed beforehand."""
         return self._cache(prompts).to(self.text.device)
 
     def _tokens(self, prompts: Sequence[str]) -> TensorBatch:
-        """`ids` and `mask` [B, windows, 35]; a window that a prompt does not need has an empty mask."""
+        """`ids` and `mask` [B, windows, 35]. A window that a prompt does not need has an empty mask."""
         windows = token_windows(self.tokenizer, prompts, WINDOW, self.long_prompts)
         ids = torch.full((len(prompts), max(map(len, windows)), WINDOW), self.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -93,10 +93,11 @@ class ImageReward(Reward):
 
 
 def load_imagereward(weights: str | Path | None, dtype: torch.dtype, long_prompts: LongPrompts) -> ImageReward:
-    """`weights` as in `checkpoints.find_file`; bert-base-uncased's tokenizer beside the file or in its folder.
+    """`weights` is as in `checkpoints.find_file`. The tokenizer of bert-base-uncased is beside the file or in its own
+    folder.
 
     Raises:
-        ValueError: no file, no tokenizer, or the file is another.
+        ValueError: the file or the tokenizer is missing, or the file is another one.
     """
     path = find_file("imagereward", weights, HUB, FILE)
     state = read_tensors(path)[0]
@@ -120,7 +121,7 @@ def load_imagereward(weights: str | Path | None, dtype: torch.dtype, long_prompt
 
 
 def blip_configs(vision: Weights, text: Weights) -> tuple[BlipVisionConfig, BlipTextConfig]:
-    """Sizes, read off remapped weights."""
+    """Sizes, read from remapped weights."""
     width, _, patch, _ = vision["embeddings.patch_embedding.weight"].shape
     side = round((vision["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
     words, hidden = text["embeddings.word_embeddings.weight"].shape
@@ -147,8 +148,8 @@ def blip_configs(vision: Weights, text: Weights) -> tuple[BlipVisionConfig, Blip
 
 
 def blip_to_transformers(state: Weights) -> tuple[Weights, Weights]:
-    """ImageReward's picture and text encoder under the names of `BlipVisionModel` and `BlipTextModel`. The projections
-    that BLIP was pretrained with are left out, as are position numbers that older files hold."""
+    """ImageReward's image and text encoder with the names of `BlipVisionModel` and `BlipTextModel`. The projections
+    that BLIP was pretrained with are left out, and so are the position numbers that older files hold."""
     vision = {
         _vision_key(key.removeprefix("blip.visual_encoder.")): value
         for key, value in state.items()

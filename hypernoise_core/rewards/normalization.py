@@ -1,4 +1,4 @@
-"""Bringing rewards of different scales to one, before they are weighted and added."""
+"""Bring rewards with different scales to one scale, before they are weighted and added."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,16 +7,17 @@ from typing import Literal
 from torch import Tensor
 
 NormalizationKind = Literal["none", "reference", "running"]
-"""`none` adds rewards as they are; `reference` subtracts the reference implementation's offsets, so that minus the
-reward is its loss; `running` standardises each by the mean and deviation of what training has seen so far."""
+"""`none` adds rewards unchanged. `reference` subtracts the reference implementation's offsets, so that minus the reward
+is its loss. `running` standardises each reward by the mean and deviation of the scores that training has seen so
+far."""
 
 REFERENCE_OFFSETS = {"hpsv2": 1.0, "imagereward": 2.0, "clip": 100.0, "pickscore": 30.0}
-"""The reference implementation's losses are offset - reward, times a weight."""
+"""The offsets in the reference implementation's losses, each of which is a weight times (offset - reward)."""
 
 
 @dataclass
 class Statistics:
-    """Mean and variance of all values seen (Welford's update, in double precision)."""
+    """Mean and variance of all values seen so far (Welford's update, in double precision)."""
 
     count: int = 0
     mean: float = 0.0
@@ -33,7 +34,7 @@ class Statistics:
 
     @property
     def deviation(self) -> float:
-        """1 until there are enough values to tell."""
+        """The deviation, or 1 until there are enough values."""
         return max((self.squares / (self.count - 1)) ** 0.5, 1e-6) if self.count >= 8 else 1.0
 
 
@@ -42,8 +43,8 @@ class Normalization:
     """(score - offset) / scale, reward by reward.
 
     Args:
-        fixed: name to (offset, scale); a reward that is not named stays as it is.
-        running: take both from the scores that `observe` was shown instead.
+        fixed: name to (offset, scale). A reward that is not named is not changed.
+        running: compute both from the scores given to `observe` instead.
     """
 
     fixed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Normalization:
         return Normalization(running=kind == "running")
 
     def observe(self, name: str, scores: Tensor) -> None:
-        """Take a training batch's scores [B] into the running statistics."""
+        """Add a training batch's scores [B] to the running statistics."""
         if self.running:
             self.statistics.setdefault(name, Statistics()).update(scores)
 
@@ -74,7 +75,7 @@ class Normalization:
         return (scores - offset) / scale
 
     def state_dict(self) -> dict:
-        """For a checkpoint: plain numbers."""
+        """Plain numbers, for a checkpoint."""
         return {name: [s.count, s.mean, s.squares] for name, s in self.statistics.items()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -1,7 +1,7 @@
-"""The published packages' own code behind the same interface, to compare with: `backend="package"`.
+"""The published packages' own code behind the same interface, for comparison: `backend="package"`.
 
-`image-reward` and `hpsv2` pin what today's libraries have left behind, so they get an environment of their own
-(`make reward-packages`); nothing else here needs them.
+`image-reward` and `hpsv2` pin old versions that current libraries no longer support, so they get an environment of
+their own (`make reward-packages`). Nothing else here needs them.
 """
 
 import json
@@ -40,7 +40,7 @@ MED_CONFIG = {
     "encoder_width": 1024,
     "add_cross_attention": True,
 }
-"""med_config.json of THUDM/ImageReward, which the package would download."""
+"""med_config.json of THUDM/ImageReward, which the package would download otherwise."""
 
 
 class PackageImageReward(Reward):

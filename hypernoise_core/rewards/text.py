@@ -1,4 +1,4 @@
-"""Prompts on their way into a text encoder: windows of tokens, and features kept per prompt."""
+"""Prepare prompts for a text encoder: windows of tokens, and features cached per prompt."""
 
 import warnings
 from collections import OrderedDict
@@ -12,23 +12,23 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ..batch import TensorBatch
 
 LongPrompts = Literal["report", "chunk"]
-"""What happens to a prompt beyond an encoder's window: `report` cuts it and warns; `chunk` scores it in pieces of
-nearly equal length, whose scores are averaged."""
+"""What happens to a prompt beyond an encoder's window. `report` cuts it and warns. `chunk` scores it in pieces of
+nearly equal length and averages the scores."""
 
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
-"""One of them is in every tokenizer's folder."""
+"""Every tokenizer's folder has one of these files."""
 
 
 def load_tokenizer(name: str, sources: Sequence[str | Path], hint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the first source (folder or hub id) that has one.
+    """The tokenizer of the first source (folder or Hugging Face id) that has one.
 
     Raises:
-        ValueError: none has; `hint` says what to download.
+        ValueError: none of them has one; `hint` says what to download.
     """
     for source in sources:
         folder = Path(source)
-        # transformers makes an empty tokenizer out of a folder that holds a model only
+        # from a folder with only a model, transformers makes an empty tokenizer
         if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
             continue
         try:
@@ -41,8 +41,8 @@ def load_tokenizer(name: str, sources: Sequence[str | Path], hint: str) -> PreTr
 def token_windows(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int, long_prompts: LongPrompts
 ) -> list[list[list[int]]]:
-    """For each prompt its windows: lists of at most `length` token ids, first and last special tokens included. One,
-    unless the prompt is longer and `long_prompts` is `chunk`."""
+    """The windows of each prompt: lists of at most `length` token ids, including the first and last special tokens. A
+    prompt has one window, unless it is longer and `long_prompts` is `chunk`."""
     first, *_, last = tokenizer("a")["input_ids"]
     room = length - 2
     windows = []
@@ -61,10 +61,10 @@ def token_windows(
 
 
 class PromptCache:
-    """Remembers what an encoder made of the last `size` prompts, on the CPU.
+    """Caches an encoder's output for the last `size` prompts, on the CPU.
 
     Args:
-        encode: prompts to a batch with a row for each.
+        encode: prompts to a batch with one row per prompt.
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], TensorBatch], size: int = 4096, chunk: int = 64):
@@ -72,7 +72,7 @@ class PromptCache:
         self._rows: OrderedDict[str, TensorBatch] = OrderedDict()
 
     def __call__(self, prompts: Sequence[str]) -> TensorBatch:
-        """A row for each prompt; `encode` sees only those not remembered."""
+        """One row per prompt. `encode` is called only for prompts that are not cached."""
         known = {prompt: self._rows[prompt] for prompt in prompts if prompt in self._rows}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         for start in range(0, len(new), self.chunk):

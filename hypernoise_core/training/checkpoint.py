@@ -1,7 +1,7 @@
-"""Checkpoints on disk: one folder each, whole or not there at all.
+"""Checkpoints on disk: one folder each, either complete or not there at all.
 
-A folder is written under a temporary name, every file flushed, the marker that lists the files last; then it gets its
-name. A process that is killed at any moment leaves the checkpoints before it as they were.
+A folder is written under a temporary name and every file is flushed; the marker that lists the files comes last; then
+the folder is renamed. If the process is killed at any moment, the earlier checkpoints are unchanged.
 """
 
 import json
@@ -20,7 +20,7 @@ from ..files import flush, umask
 from .state import TrainerState
 
 ADAPTER_NAME = "hypernoise.safetensors"
-"""The adapter as it was at that step, to be used as it is."""
+"""The adapter at that step, ready to use."""
 
 TENSORS_NAME, VALUES_NAME, MARKER_NAME = "state.safetensors", "state.json", "complete.json"
 
@@ -29,17 +29,17 @@ _NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """A complete one: they are ordered as they were made."""
+    """A complete checkpoint. Checkpoints sort by age."""
 
     step: int
     serial: int
     path: Path
 
     def load(self) -> TrainerState:
-        """What was saved.
+        """The saved state.
 
         Raises:
-            ValueError: a file is damaged all the same.
+            ValueError: a file is damaged in spite of the marker.
         """
         try:
             with safe_open(self.path / TENSORS_NAME, framework="pt") as file:
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def find_checkpoint(path: str | Path) -> Checkpoint | None:
-    """The checkpoint at `path`, where there is a complete one."""
+    """The checkpoint at `path`, or None if there is no complete one."""
     path = Path(path)
     match = _NAME.fullmatch(path.name)
     if not match:
@@ -64,24 +64,24 @@ def find_checkpoint(path: str | Path) -> Checkpoint | None:
 
 
 class Checkpoints:
-    """Those of one run, in `folder`.
+    """The checkpoints of one run, in `folder`.
 
     Args:
-        keep: how many of the latest are kept; the best one is kept besides.
+        keep: how many of the latest to keep. The best one is kept in addition.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self.folder, self.keep = Path(folder), keep
 
     def all(self) -> list[Checkpoint]:
-        """The complete ones, oldest first."""
+        """The complete checkpoints, oldest first."""
         return sorted(filter(None, map(find_checkpoint, self.folder.glob("step-*"))))
 
     def newest(self) -> Checkpoint | None:
         return max(self.all(), default=None)
 
     def save(self, state: TrainerState, save_adapter: Callable[[Path], None]) -> Path:
-        """Write `state`, and by `save_adapter` the adapter, then remove what is not kept."""
+        """Write `state`, and the adapter with `save_adapter`; then remove the checkpoints that are not kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         step = state.values["step"]
         for left_over in self.folder.glob(".step-*"):  # of a process that was killed

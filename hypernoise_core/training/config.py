@@ -13,95 +13,99 @@ OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """How an adapter is trained; what it is trained for (model, prompts, rewards) is handed to the `Trainer`."""
+    """How to train an adapter. The model, prompts and rewards are given to the `Trainer` itself."""
 
     train_type: Literal["noise", "finetune"] = "noise"
-    """`noise` trains a noise hypernetwork; `finetune` trains the LoRA into the generator, without a KL."""
+    """`noise` trains a noise hypernetwork. `finetune` trains a LoRA in the generator itself, without a KL."""
     hypernetwork: str = "lora"
-    """Kind of noise hypernetwork: `lora`, the paper's, in a clone of the denoiser; `head`, a small network that reads
-    what the frozen denoiser makes of the noise."""
+    """Kind of noise hypernetwork. `lora`: the paper's, in a clone of the denoiser. `head`: a small network that reads
+    the frozen denoiser's output for the noise."""
     iterations: int = 1
-    """Readings that it is trained for: each picture of a batch starts after some of them, made without gradients, and
-    the KL is that of the whole way from x0."""
+    """How many times the hypernetwork will be applied. Each image of a batch starts after some of these iterations,
+    made without gradients, and the KL covers the whole way from x0."""
     coarsen: int = 1
-    """Latent cells along each side that the hypernetwork sees as one: 2 on a model that makes good pictures at half its
-    side too costs a quarter."""
+    """Latent cells along each side that the hypernetwork sees as one. 2 costs a quarter; it suits models that also make
+    good images at half their side."""
     head_width: int = 256
-    """Of a head's layers; a multiple of 16."""
+    """Width of a head's layers; a multiple of 16."""
     head_depth: int = 2
-    """Layers of a head."""
+    """Number of layers of a head."""
     head_reads: Literal["features", "prediction"] = "features"
-    """`features`: what enters the denoiser's last layer, beside noise and prediction. `prediction`: these two alone."""
+    """`features`: a head reads what enters the denoiser's last layer, besides noise and prediction. `prediction`: only
+    noise and prediction."""
     distill: str | None = None
-    """HyperNoise file whose residuals the first `distill_steps` steps regress, before the reward takes over."""
+    """HyperNoise file that the first `distill_steps` steps imitate, before the reward takes over."""
     distill_steps: int = 0
     rank: int = 128
-    """Of every LoRA factor."""
+    """Rank of every LoRA factor."""
     alpha: float = 256.0
     """LoRA scale; the update is alpha / rank times B A."""
     last_layer: str | None = None
-    """The denoiser's output layer; found by running it when not given."""
+    """The denoiser's output layer. By default it is found by running the denoiser."""
     temperature: float = 1.0
-    """α of L = KL - r / α: smaller follows the reward further from the base distribution."""
+    """α of L = KL - r / α. Smaller values follow the reward further away from the base distribution."""
     kl_reduction: KLReduction = "sum"
-    """`sum` is the paper's KL in nats; `mean` the reference implementation's, weaker by the size of the latent."""
+    """`sum` is the paper's KL in nats. `mean` is the reference implementation's, weaker by the size of the latent."""
     reward_grad_clip: float | None = None
     """Largest norm of a sample's gradient of r / α at the modulated noise, in nats per unit of noise."""
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     beta2: float = 0.999
-    """Of Adam and AdamW; 0.99 follows a short run's gradients faster."""
+    """beta2 of Adam and AdamW. 0.99 follows the gradients of a short run faster."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
     batch_size: int = 32
-    """Pictures of which losses are averaged, over all processes: the number of GPUs does not change it."""
+    """Images per batch, counted over all processes: the number of GPUs does not change it."""
     accumulation_steps: int = 1
     """Batches per optimizer step."""
     micro_batch_size: int | None = None
-    """Pictures that a process has in memory at a time; its share of the batch when not given. Memory falls with it and
-    gradients stay."""
+    """Images that a process has in memory at a time. Default: its share of the batch. A smaller value needs less memory
+    and gives the same gradients."""
     max_steps: int = 1000
     """Optimizer steps."""
     warmup_steps: int = 10
     """Steps over which the learning rate rises from zero."""
     decay_fraction: float = 0.0
-    """Last part of the run over which the learning rate falls linearly to zero."""
+    """Fraction of the run at its end over which the learning rate falls linearly to zero."""
     ema_decay: float | None = None
-    """Moving average of the LoRA weights, which is what is then saved and shown."""
+    """Decay of a moving average of the LoRA weights. If set, the average is saved and shown."""
     steps: int = 1
-    """Denoiser calls per picture while training."""
+    """Denoiser calls per image during training."""
     between_steps: BetweenSteps = "fresh"
-    """What a sampler that adds noise between steps adds: `fresh` noise; `keep`, the starting noise as it was drawn;
-    `keep-moved`, as the hypernetwork moved it."""
+    """What samplers that add noise between steps add. `fresh`: new noise. `keep`: the starting noise as drawn.
+    `keep-moved`: the starting noise as the hypernetwork moved it."""
     height: int | None = None
     width: int | None = None
-    """Of training pictures, in pixels; the generator's own size when not given."""
+    """Size of the training images, in pixels. Default: the generator's own size."""
     pictures_per_prompt: int = 1
-    """Pictures of the same prompt in a batch, for rewards that compare them."""
+    """Images of the same prompt in a batch, for rewards that compare them."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
-    """Noise per optimizer step: `inf` fresh for every picture, `batch` one fresh noise for all pictures of the step,
-    `multi` the same batch of noises every step, `one` the same single noise for ever."""
+    """Noise for each optimizer step. `inf`: a new one for every image. `batch`: one new one for all images of the step.
+    `multi`: the same batch of noises every step. `one`: the same single noise every step."""
     warm_start_pictures: int = 0
-    """Pictures whose reward gradients the hypernetwork's last layer is fitted to before the first step, in closed form
-    (`warm_start.py`): the rank should be at least the latent's channels. 0 starts from exactly zero, as the paper."""
+    """Number of images whose reward gradients the last layer is fitted to in closed form before the first step
+    (`warm_start.py`). The rank should be at least the latent's number of channels. 0 starts from exactly zero, as in
+    the paper."""
     gradient_checkpointing: bool | Literal["hypernetwork"] = False
     """Recompute activations in the backward pass. True: of every layer, about a third slower, a fraction of the memory.
-    `hypernetwork`: of f alone, after those of generator and rewards are freed: a fifth slower, half of the memory."""
+    `hypernetwork`: only of f, after those of generator and rewards are freed: a fifth slower, half of the memory."""
     compile: bool = False
-    """`torch.compile` the generator's denoiser and the hypernetwork's: minutes at first; not measured yet."""
+    """`torch.compile` the denoisers of the generator and of the hypernetwork. It takes minutes at the start; not
+    measured yet."""
     diagnostics_every: int = 100
     """Steps between measurements of ½ tr J², Lipschitz constant, noise statistics and held-out rewards; 0 for never."""
     validate_every: int = 0
     """Steps between measurements on held-out prompts; 0 for never."""
     patience: int = 0
-    """Validations without a better `validation/score` after which training ends; 0 for never."""
+    """End training after this many validations without a better `validation/score`; 0 for never."""
     diversity_floor: float = 0.0
-    """Share of the base model's diversity below which training ends: 0.8 guards against pictures that grow alike."""
+    """End training when diversity falls below this share of the base model's. 0.8 prevents images from growing alike. 0
+    for never."""
     max_skipped: int = 5
-    """Non-finite steps in a row after which training stops."""
+    """Number of non-finite steps in a row after which training stops."""
     seed: int = 0
 
     def __post_init__(self):

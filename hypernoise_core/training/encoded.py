@@ -1,6 +1,6 @@
-"""Prompts encoded once, by a generator or by a reward, and kept in memory or on disk until their rows are needed.
+"""Prompts that a generator or a reward encodes once, kept in memory or on disk until their rows are needed.
 
-The text encoder is called here and nowhere else while training, so it can leave the GPU after that.
+During training only this file calls the text encoder, so the encoder can leave the GPU afterwards.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ..files import replacing
 Encode = Callable[[Sequence[str]], TensorBatch]
 
 CHUNK = 64
-"""Prompts that are encoded at a time, and that lie in one file."""
+"""Number of prompts that are encoded at a time and stored in one file."""
 
 
 class EncodedPrompts:
@@ -27,9 +27,9 @@ class EncodedPrompts:
 
     Args:
         encode: such as `generator.encode`.
-        device: where rows are handed out; they are kept in CPU memory.
-        folder: keep them there instead, and find them again in another run on the same prompts and encoder. For
-            encodings that memory cannot hold (T5's of FLUX: 4 MB a prompt).
+        device: where rows are returned. They are kept in CPU memory.
+        folder: keep the rows there instead, and find them again in another run with the same prompts and encoder. Use
+            it for encodings that do not fit into memory (FLUX's T5: 4 MB per prompt).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class EncodedPrompts:
         return self._count
 
     def rows(self, index: Sequence[int]) -> TensorBatch:
-        """Those rows, in that order."""
+        """The given rows, in that order."""
         return self._store.rows(list(index)).to(self._device)
 
 
@@ -56,10 +56,11 @@ class _Memory:
 
 
 class _Disk:
-    """One file a chunk. Rows are padded to the longest of all chunks, as in memory: the same numbers bit for bit."""
+    """One file per chunk. Rows are padded to the longest of all chunks, as in memory, so the numbers are the same bit
+    for bit."""
 
     def __init__(self, encode: Encode, chunks: list[Sequence[str]], folder: Path):
-        # A sample of what the encoder makes stands for its identity: names of models do not.
+        # A sample of the encoder's output identifies it; model names do not.
         sample = encode(chunks[0][:1]).to("cpu")
         self._folder = folder / _digest(chunks, sample)
         index = self._folder / "index.json"

@@ -1,11 +1,11 @@
-"""What a `Trainer` tells of itself, one event at a time."""
+"""The events that a `Trainer` yields."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """`done` of `total` pictures of the warm start are made; `step` is 0."""
+    """`done` of `total` images of the warm start are made. `step` is 0."""
 
     step: int
     done: int
@@ -14,10 +14,13 @@ class WarmStart:
 
 @dataclass(frozen=True)
 class StepDone:
-    """An optimizer step was made. Means over its pictures, float32: `loss`, `reward` (weighted), `kl` (nats for
-    `sum`), `reward/<name>`, `grad_norm`, `lr`; for a noise hypernetwork `clipped` (share of samples) and `alignment`
-    (cosine between residual and reward gradient: how much of the search is amortised); at the first step and every
-    `diagnostics_every` steps `held_out/<name>`."""
+    """An optimizer step was made.
+
+    `metrics` are means over its images, in float32: `loss`, `reward` (weighted), `kl` (nats for `sum`),
+    `reward/<name>`, `grad_norm`, `lr`. For a noise hypernetwork also `clipped` (share of samples) and `alignment`
+    (cosine between residual and reward gradient: how much of the search it has learnt). At the first step and every
+    `diagnostics_every` steps also `held_out/<name>`.
+    """
 
     step: int
     metrics: dict[str, float]
@@ -25,7 +28,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class StepSkipped:
-    """A step came out non-finite and was dropped; weights and optimizer are as before it."""
+    """A step was not finite and was dropped. Weights and optimizer are as before it."""
 
     step: int
     reason: str
@@ -43,8 +46,8 @@ class Diagnosed:
 @dataclass(frozen=True)
 class Validated:
     """Measured on prompts that are not trained on, with the same seeds every time: `validation/reward` (weighted),
-    `validation/<name>` of every reward, `validation/diversity` and `validation/score`, by which the `best` so far is
-    chosen."""
+    `validation/<name>` of every reward, `validation/diversity`, and `validation/score`, which decides the `best` so
+    far."""
 
     step: int
     metrics: dict[str, float]
@@ -53,7 +56,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """Training ends here, before `max_steps`: a last event."""
+    """The last event of a training that ends before `max_steps`."""
 
     step: int
     reason: str

@@ -1,4 +1,4 @@
-"""What to do when the device's memory runs out."""
+"""Advice for when the device's memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from .config import TrainingConfig
 
 
 class OutOfMemoryError(RuntimeError):
-    """The device's memory ran out; the message says what to lower, and by how much."""
+    """The device's memory ran out. The message says what to lower, and by how much."""
 
 
 @contextmanager
 def explaining_out_of_memory(config: TrainingConfig, processes: int) -> Iterator[None]:
-    """torch's error inside becomes an `OutOfMemoryError` with advice."""
+    """Turn torch's error inside the block into an `OutOfMemoryError` with advice."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -27,7 +27,7 @@ def explaining_out_of_memory(config: TrainingConfig, processes: int) -> Iterator
 
 
 def out_of_memory_advice(config: TrainingConfig, processes: int = 1) -> list[Message]:
-    """The three settings to lower first, each with its new value, cheapest first."""
+    """The first three settings to lower, each with its new value, cheapest first."""
     lines: list[Message] = []
     if config.gradient_checkpointing is not True:
         told = "{gradient_checkpointing} on (a third slower, activations fall to a fraction, results stay)"

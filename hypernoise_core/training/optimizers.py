@@ -1,4 +1,4 @@
-"""The optimizers of LoRA weights, and their learning rate."""
+"""Optimizers for LoRA weights, and their learning rate."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from .config import TrainingConfig
 
 
 def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
-    """For float32 `parameters`; fused into one kernel on a GPU.
+    """An optimizer for float32 `parameters`, fused into one kernel on a GPU.
 
     Raises:
         ValueError: the optimizer's package is not installed.
@@ -30,7 +30,8 @@ def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.op
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Of the step after `step`: a linear rise over `warmup_steps`, a linear fall over the last `decay_fraction`."""
+    """Learning rate of the step after `step`: a linear rise over `warmup_steps`, a linear fall over the last
+    `decay_fraction`."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     left = (config.max_steps - step) / config.max_steps
     decay = min(1.0, left / config.decay_fraction) if config.decay_fraction else 1.0
@@ -38,7 +39,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer remembers, as `<parameter's number>/<name>`."""
+    """The optimizer's state as tensors named `<parameter's number>/<name>`."""
     tensors = {}
     for number, own in optimizer.state_dict()["state"].items():
         for name, value in own.items():
@@ -50,7 +51,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Make it remember what `optimizer_tensors` returned."""
+    """Restore what `optimizer_tensors` returned."""
     state: dict[int, dict[str, Tensor | int]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition("/")

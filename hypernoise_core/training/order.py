@@ -1,4 +1,4 @@
-"""In which order prompts are trained on: shuffled passes, over one set or over several mixed with weights."""
+"""The order of the training prompts: shuffled passes over one set, or over several sets mixed with weights."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import torch
 
 
 class PromptOrder:
-    """An endless sequence of rows into prompt sets laid end to end.
+    """An endless sequence of rows into prompt sets that are laid end to end.
 
-    Each set is gone through in a new shuffle every time; with several, each row's set is drawn by their weights, so
-    that a small set is repeated rather than drowned.
+    Each pass over a set is shuffled anew. With several sets, weights decide which set each row comes from, so a small
+    set is repeated instead of being drowned out.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], random: torch.Generator):
@@ -32,7 +32,7 @@ class PromptOrder:
         return self._left[i].pop()
 
     def state(self) -> list[list[int]]:
-        """The rest of each set's pass, last row first."""
+        """The rest of each set's current pass, last row first."""
         return [left[:] for left in self._left]
 
     def load_state(self, state: Sequence[Sequence[int]]) -> None:

@@ -1,6 +1,6 @@
-"""The processes that train together: a sum and an agreement over them. One process alone pays nothing for it.
+"""The processes that train together: sums and agreement over them. A single process pays nothing for it.
 
-`torch.distributed` is used where it has been initialised (by `accelerate launch -m train`, say), and only then.
+`torch.distributed` is used only if it has been initialised, for example by `accelerate launch -m train`.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 BUCKET = 2**25
-"""Numbers that are sent at a time (128 MB of float32)."""
+"""Numbers sent at a time (128 MB of float32)."""
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """This process's number, from 0; 0 is the one that writes."""
+    """This process's number, from 0. Process 0 writes files."""
     return dist.get_rank() if count() > 1 else 0
 
 
@@ -36,7 +36,7 @@ def sum_(tensors: Iterable[Tensor]) -> None:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Many small tensors to few messages: each has its price."""
+    """Pack many small tensors into few messages, because each message has a fixed cost."""
     buckets: list[list[Tensor]] = []
     size = BUCKET
     for tensor in tensors:
@@ -49,7 +49,7 @@ def _buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def gather(value: T) -> list[T]:
-    """Every process's `value`, in their order: small things, such as whether a stop was asked for."""
+    """Every process's `value`, in order. For small things, such as whether a stop was requested."""
     if count() == 1:
         return [value]
     values: list[T] = [value] * count()

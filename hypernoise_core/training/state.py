@@ -1,4 +1,5 @@
-"""All that a `Trainer` must remember to go on as if it had not been stopped, and what of it may change meanwhile."""
+"""Everything that a `Trainer` must save to resume as if it had not been stopped, and which settings may change in
+between."""
 
 from __future__ import annotations
 
@@ -32,17 +33,17 @@ FIXED = {
     "warm_start_pictures": "the warm start is made or half made",
     "denoiser_sha256": "the adapter does not fit another denoiser",
 }
-"""What cannot change in a run, and why."""
+"""Settings that cannot change in a run, and why."""
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Between two events."""
+    """The state of a trainer between two events."""
 
     tensors: dict[str, Tensor]
     """`weights/…`, `average/…`, `optimizer/…`, `order/…`, `random/…`, `warm_start/…`."""
     values: dict[str, Any] = field(default_factory=dict)
-    """For JSON: counters, what validation remembers, and `run`: the settings that it was made with."""
+    """For JSON: counters, the state of validation, and `run`: the settings of the run."""
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors under `name/`."""
@@ -50,7 +51,8 @@ class TrainerState:
 
 
 def trainer_state(trainer: Trainer) -> TrainerState:
-    """Everything, as it is; all processes must call it. Tensors are the trainer's own: write them before going on."""
+    """The current state. All processes must call it. The tensors are the trainer's own: write them before training
+    continues."""
     weights = trainer.adapter.named_parameters()
     average = dict(zip(weights, trainer.average, strict=True)) if trainer.average is not None else {}
     groups: dict[str, dict[str, Tensor]] = {
@@ -61,7 +63,7 @@ def trainer_state(trainer: Trainer) -> TrainerState:
         "random": {"draws": trainer.random.get_state()} | _global_random_states(),
     }
     if trainer.regression is not None:
-        # Sums over processes: the first to load them takes them all.
+        # Sums over processes: the first process takes them all.
         gram, cross = trainer.regression.gram.clone(), trainer.regression.cross.clone()
         processes.sum_([gram, cross])
         groups["warm_start"] = {"gram": gram, "cross": cross}
@@ -80,10 +82,10 @@ def trainer_state(trainer: Trainer) -> TrainerState:
 
 
 def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
-    """Go on from `state`; all processes must call it. Returns what changed in the settings, a line each.
+    """Resume from `state`. All processes must call it. Returns the changed settings, one line each.
 
     Raises:
-        SettingError: settings changed that must not, all of them named; the trainer is as before.
+        SettingError: settings changed that must not change; all of them are named, and the trainer is unchanged.
     """
     values, changes = state.values, changed(state.values["run"], describe(trainer))
     if refused := [
@@ -125,11 +127,11 @@ NOTES = {
     "max_steps": " (the learning rate's decay moves with it)",
     "ema_decay": " (an average that is not in the checkpoint begins at its weights)",
 }
-"""What a change means, where that is not obvious."""
+"""The consequence of a change, if it is not obvious."""
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
-    """The settings of a run, flat, as they are compared when it goes on."""
+    """The settings of a run, flat, as they are compared on resume."""
     generator = trainer.generator
     return {
         **asdict(trainer.config),
@@ -144,8 +146,8 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 
 
 def changed(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) wherever two descriptions differ. A key that one of them lacks has been added to the program
-    since, and is no change."""
+    """(key, old, new) wherever two descriptions differ. A key that one of them lacks was added to the program since,
+    and does not count as a change."""
     return [(key, old[key], new[key]) for key in new if key in old and old[key] != new[key]]
 
 
@@ -161,7 +163,7 @@ def _load_warm_start(trainer: Trainer, state: TrainerState) -> None:
 
 
 def _global_random_states() -> dict[str, Tensor]:
-    """torch's own random numbers in every process: the trainer draws none of them, a user's reward may."""
+    """torch's global random state in every process. The trainer does not draw from it, but a user's reward may."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         own["cuda"] = torch.cuda.get_rng_state()

@@ -1,4 +1,4 @@
-"""What training does to prompts that it never sees: rewards, diversity, and when to stop."""
+"""Validation on prompts that are not trained on: rewards, diversity, and when to stop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from .config import TrainingConfig
 from .encoded import EncodedPrompts
 
 FIRST_SEED = 10_000_000
-"""Of validation's pictures."""
+"""Seed of the validation images."""
 
 SEEDS = 4
-"""Pictures per prompt."""
+"""Images per prompt."""
 
 
 @dataclass
 class Progress:
-    """What a run remembers of its validations."""
+    """What a run remembers about its validations."""
 
     base: dict[str, float] = field(default_factory=dict)
-    """Of the generator alone: the first measurement."""
+    """The measurement of the generator alone, which is the first one."""
     best_score: float = float("-inf")
     best_step: int = -1
     worse_in_a_row: int = 0
@@ -37,9 +37,8 @@ class Progress:
 class Validation:
     """Measures an adapter on `prompts`, with the same seeds every time.
 
-    `validation/score`, which says how good an adapter is, is what the rewards that are never trained on gained over the
-    base, in units of the base's standard deviation between pictures, on average; without such rewards, what the
-    training reward gained.
+    `validation/score` says how good an adapter is: the average gain of the held-out rewards over the base, in units of
+    the base's standard deviation between images. Without held-out rewards it is the gain of the training reward.
     """
 
     def __init__(self, generator: Generator, reward: RewardEnsemble, prompts: Sequence[str], config: TrainingConfig):
@@ -50,7 +49,7 @@ class Validation:
         self.progress = Progress()
 
     def measure(self, adapter: Adapter) -> tuple[dict[str, float], bool]:
-        """Metrics, and whether the score is the best so far. The first call measures the base as well."""
+        """Metrics, and whether the score is the best so far. The first call also measures the base."""
         progress = self.progress
         if not progress.base:
             progress.base = self._means(None)
@@ -62,7 +61,7 @@ class Validation:
         return metrics, metrics["validation/score"] > progress.best_score
 
     def note(self, step: int, metrics: dict[str, float]) -> str | None:
-        """Take a measurement into the progress; the reason to stop, where there is one."""
+        """Record a measurement. Returns the reason to stop, or None."""
         progress, config, score = self.progress, self._config, metrics["validation/score"]
         if score > progress.best_score:
             progress.best_score, progress.best_step, progress.worse_in_a_row = score, step, 0

@@ -57,8 +57,8 @@ class HyperNoise(ABC):
 
 
 def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> None:
-    """Whether encoded texts [B, tokens, width] are as wide as this MODEL's denoiser takes them, as far as its
-    configuration says.
+    """Check that encoded texts [B, tokens, width] have the width that this MODEL's denoiser takes, if its configuration
+    says so.
 
     Raises:
         ValueError: they come from another text encoder.
@@ -68,6 +68,6 @@ def check_conditioning(model: ModelPatcher, texts: Iterable[Tensor | None]) -> N
     for tokens in texts:
         if isinstance(width, int) and torch.is_tensor(tokens) and tokens.shape[-1] != width:
             raise ValueError(
-                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers a token and this model takes "
-                f"{width}: encode the prompt with the CLIP that belongs to the model"
+                f"conditioning: its text encoder gives {tokens.shape[-1]} numbers per token, but this model takes "
+                f"{width}: encode the prompt with the CLIP of this model"
             )

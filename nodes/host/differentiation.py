@@ -1,4 +1,4 @@
-"""Backward passes through ComfyUI's own modules, which were written for inference."""
+"""Run backward passes through ComfyUI's own modules, which were written for inference."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 def leave_inference_mode(owners: Iterable[object]) -> None:
-    """Replace inference tensors among parameters, buffers and attributes of `owners` by equal ones that can be
-    differentiated through: one after the other, so that no second model is in memory."""
+    """Replace inference tensors among parameters, buffers and attributes of `owners` with equal tensors that can be
+    differentiated through. One at a time, so that there is never a second model in memory."""
     new: dict[int, tuple[Tensor, Tensor]] = {}
     for owner in owners:
         for place in (getattr(owner, "_parameters", {}), getattr(owner, "_buffers", {}), vars(owner)):
@@ -28,8 +28,8 @@ def leave_inference_mode(owners: Iterable[object]) -> None:
 
 
 def each_with_mutations(events: Iterator) -> Iterator:
-    """`events`, while whose making (forward and backward pass together) a module may write over tensors that the
-    backward pass needs: FLUX adds residuals in place."""
+    """Yield `events`. While each is made (forward and backward pass), modules may overwrite tensors that the backward
+    pass needs: FLUX adds residuals in place."""
     while True:
         with allow_mutation_on_saved_tensors():
             event = next(events, None)
@@ -39,23 +39,23 @@ def each_with_mutations(events: Iterator) -> Iterator:
 
 
 class Recomputation:
-    """Gradient checkpointing of a module's blocks, switched on and off.
+    """Gradient checkpointing of a module's blocks, which you can switch on and off.
 
-    Not `torch.utils.checkpoint`: without reentrance it returns wrong gradients, and says nothing, where a block writes
-    over a tensor that it needs again; with it, it takes no keyword arguments.
+    `torch.utils.checkpoint` does not work here. Without reentrance it silently returns wrong gradients if a block
+    overwrites a tensor that it needs again. With reentrance it takes no keyword arguments.
     """
 
     def __init__(self):
         self._before: dict[nn.Module, Callable | None] = {}
 
     def wrap(self, root: nn.Module) -> None:
-        """Let the blocks below `root` keep their inputs only, and run again in the backward pass."""
+        """Make the blocks below `root` keep only their inputs, and run again in the backward pass."""
         for block in _blocks(root):
             self._before[block] = vars(block).get("forward")
             block.forward = partial(_recomputed, block.forward)
 
     def unwrap(self) -> None:
-        """Make all blocks what they were."""
+        """Restore all blocks."""
         for block, forward in self._before.items():
             if forward is None:
                 vars(block).pop("forward", None)
@@ -65,8 +65,8 @@ class Recomputation:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules below this one that are called and hold layers. A Sequential is looked into: UNets call
-    what is in it, one by one."""
+    """The outermost modules below this one that are called and hold layers. The children of a Sequential count
+    separately, because UNets call them one by one."""
     for child in module.children():
         if isinstance(child, nn.Sequential) or type(child).forward is nn.Module.forward:
             yield from _blocks(child)
@@ -78,16 +78,16 @@ def _recomputed(forward: Callable, *args, **kwargs):
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
-    if any(map(_hides_gradients, leaves)):  # they would be lost: better to keep this block's activations
+    if any(map(_hides_gradients, leaves)):  # gradients would be lost: keep this block's activations instead
         return forward(*args, **kwargs)
-    started = torch.zeros((), requires_grad=True)  # a block's own LoRA wants a gradient also where no input does
+    started = torch.zeros((), requires_grad=True)  # a block's own LoRA needs a gradient even if no input does
     return _Recomputed.apply(started, forward, tree, *leaves)
 
 
 class _Recomputed(torch.autograd.Function):
-    """Forward without a graph, on copies, since blocks write over their inputs; backward through a graph made anew.
-    Gradients of parameters are added to `.grad` there. `each_with_mutations` keeps what a block writes over in between;
-    outside of it torch complains."""
+    """Forward without a graph, on copies, because blocks overwrite their inputs. Backward through a new graph, where
+    gradients of parameters are added to `.grad`. `each_with_mutations` keeps what a block overwrites in between;
+    outside of it torch raises an error."""
 
     @staticmethod
     def forward(ctx, started, forward, tree, *leaves):
@@ -121,7 +121,7 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _hides_gradients(leaf) -> bool:
-    """An object of the model's own with tensors in it that want a gradient, such as FLUX's modulations."""
+    """Whether this is an object of the model's own that holds tensors with gradients, such as FLUX's modulations."""
     return any(torch.is_tensor(value) and value.requires_grad for value in getattr(leaf, "__dict__", {}).values())
 
 

@@ -1,4 +1,4 @@
-"""Where the pack's files lie: `models/hypernoise` and `models/hypernoise_rewards`."""
+"""The pack's folders: `models/hypernoise` and `models/hypernoise_rewards`."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from hypernoise_core.hypernetworks.adapter_file import PEFT_WEIGHTS
 ADAPTERS = "hypernoise"
 REWARDS = "hypernoise_rewards"
 EMBEDDED = "embedded"
-"""The name that stands for what the pack ships, here as in `load_generator` and `load_reward`."""
+"""The name of what ships with the pack, here as in `load_generator` and `load_reward`."""
 
 SHIPPED = {EMBEDDED: HYPERNOISE_FILE, f"{EMBEDDED} head": HEAD_FILE}
 """Noise hypernetworks for the embedded generator."""
 
 
 def register() -> None:
-    """Make the folders, and make them known to ComfyUI; `extra_model_paths.yaml` can add others."""
+    """Create the folders and register them with ComfyUI. `extra_model_paths.yaml` can add others."""
     for name, extensions in ((ADAPTERS, {".safetensors", ".bin"}), (REWARDS, set())):
         folder = os.path.join(folder_paths.models_dir, name)
         os.makedirs(folder, exist_ok=True)

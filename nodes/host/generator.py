@@ -1,7 +1,8 @@
-"""ComfyUI's MODEL, CLIP and VAE behind the core's `Generator`, differentiable. Needs diffusers and peft, as training.
+"""ComfyUI's MODEL, CLIP and VAE as a differentiable `Generator` of the core. Needs diffusers and peft, as training
+does.
 
-Nodes run in inference mode, and what it makes cannot be differentiated through. So everything here belongs inside
-`torch.inference_mode(False)`, and `load` frees the weights of it, in place and bit for bit.
+Nodes run in inference mode, and tensors made there cannot be differentiated through. So use everything here inside
+`torch.inference_mode(False)`; `load` converts the weights in place, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ from .features import patch_size, picture_grid
 from .identity import identity, latent_space
 
 EVERYTHING = 1e20
-"""Bytes, more than there are: ComfyUI then unloads all other models, as for its own training."""
+"""More bytes than there are. ComfyUI then unloads all other models, as for its own training."""
 
 
 class HostGenerator(Generator):
-    """A MODEL with its CLIP and VAE, with whatever LoRAs and patches they carry.
+    """A MODEL with its CLIP and VAE, and with any LoRAs and patches on them.
 
-    The denoiser sees what ComfyUI's samplers give it: `simple` sigmas, and beyond one step the sampler `lcm`, which is
-    how few-step models are sampled. `encode` all prompts first, then `load`.
+    The denoiser is called as ComfyUI's samplers call it: with `simple` sigmas and, beyond one step, the sampler `lcm`,
+    which suits few-step models. Call `encode` for all prompts first, then `load`.
 
     Raises:
-        ValueError: a model that cannot be trained for; the words say why.
+        ValueError: the model cannot be trained for; the message says why.
     """
 
     def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, default_size: int):
@@ -53,11 +54,11 @@ class HostGenerator(Generator):
         self._vae_patcher = _undynamic(vae.patcher)
         latents = self._patcher.model.latent_format
         if getattr(latents, "latent_dimensions", 2) != 2 or vae.latent_dim != 2:
-            raise ValueError("model: its latents are not those of still pictures, so it cannot be trained for")
+            raise ValueError("model: its latents are not those of still images, so you cannot train for it")
         if latents.latent_channels != vae.latent_channels:
             raise ValueError(
-                f"vae: it decodes {vae.latent_channels} channels and the model makes {latents.latent_channels}: "
-                f"connect the VAE that belongs to the model"
+                f"vae: it decodes {vae.latent_channels} channels, but the model makes {latents.latent_channels}: "
+                f"connect the VAE of this model"
             )
         self.denoiser: nn.Module = self._patcher.model.diffusion_model
         _check_layers(self.denoiser)
@@ -76,7 +77,8 @@ class HostGenerator(Generator):
         return self.latent_scale * (patch_size(self.denoiser) or 1)
 
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
-        """Numbers of the conditionings, which are kept here as ComfyUI has them: no two models' look alike."""
+        """The numbers of the conditionings. The conditionings themselves stay here in ComfyUI's format, which differs
+        between models."""
         return TensorBatch({"number": torch.tensor([self._number(prompt) for prompt in prompts])})
 
     @torch.no_grad()
@@ -90,7 +92,8 @@ class HostGenerator(Generator):
         return self._prompts[prompt]
 
     def load(self) -> None:
-        """Have ComfyUI load model and VAE, wholly and alone, and free their weights of inference mode."""
+        """Make ComfyUI load the model and the VAE completely and unload everything else; then take their weights out of
+        inference mode."""
         patchers = [self._patcher, self._vae_patcher]
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
@@ -100,7 +103,8 @@ class HostGenerator(Generator):
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within the block, ComfyUI's models run as backward passes need it, and afterwards as before."""
+        """Inside the block, ComfyUI's models run in a way that backward passes can handle. Afterwards they run as
+        before."""
         self._patcher.pre_run()
         before = getattr(comfy.model_management, "in_training", False)
         comfy.model_management.in_training = True  # no fused kernels that have no gradient
@@ -187,7 +191,7 @@ class HostGenerator(Generator):
                     self._recomputation.wrap(module)
 
     def _denoised(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
-        """What ComfyUI makes of `denoiser`'s output at x [B, C, h, w]: the clean latents, float32."""
+        """The clean latents that ComfyUI computes from `denoiser`'s output at x [B, C, h, w], in float32."""
         model, parts, order = self._patcher.model, [], []
         conds = self._model_conds(conditioning["number"].tolist(), x)
         with _in_place_of(model, denoiser):
@@ -205,7 +209,7 @@ class HostGenerator(Generator):
         return denoised if order == sorted(order) else denoised[torch.tensor(order).argsort().to(x.device)]
 
     def _model_conds(self, numbers: Sequence[int], x: Tensor) -> list[dict]:
-        """ComfyUI's inputs of the denoiser beside noise and time, for each row."""
+        """ComfyUI's inputs of the denoiser besides noise and time, for each row."""
         made = {}
         for number in set(numbers):
             (cond,) = comfy.samplers.encode_model_conds(
@@ -215,7 +219,7 @@ class HostGenerator(Generator):
         return [made[number] for number in numbers]
 
     def _options(self, sigma: Tensor) -> dict:
-        """The MODEL's options, as ComfyUI's samplers prepare them for a call."""
+        """The MODEL's options, prepared as ComfyUI's samplers do for a call."""
         options = self._patcher.model_options.copy()
         merge = comfy.patcher_extension.merge_nested_dicts
         transformer = merge({}, options.get("transformer_options", {}))
@@ -237,16 +241,16 @@ def _noise_sampler(x: Tensor, seed: int | Sequence[int]) -> Callable[[Tensor, Te
 
 
 def _undynamic(patcher: ModelPatcher) -> ModelPatcher:
-    """Weights that ComfyUI streams to the GPU layer by layer are gone when the backward pass wants them: its own hooks
-    take such a delegate too."""
+    """A patcher whose weights stay on the GPU for the backward pass. Weights that ComfyUI streams layer by layer would
+    be gone by then. ComfyUI's own hooks use such a delegate too."""
     if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
         return patcher.clone()
     try:
         return patcher.get_non_dynamic_delegate()
     except RuntimeError as error:
         raise ValueError(
-            "model: its loader cannot load it a second time, as training needs with dynamic VRAM: use one of ComfyUI's "
-            "own loaders, or start ComfyUI with --disable-dynamic-vram"
+            "model: with dynamic VRAM, training loads the model a second time, and this model's loader cannot do that: "
+            "use one of ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
         ) from error
 
 
@@ -271,7 +275,7 @@ def check_lora_names(denoiser: nn.Module) -> None:
 
 
 def _alike(conds: Sequence[dict]) -> list[list[int]]:
-    """Rows in groups whose inputs can be one batch."""
+    """Rows in groups whose inputs fit into one batch."""
     groups: list[list[int]] = []
     for row, cond in enumerate(conds):
         for group in groups:
@@ -299,5 +303,5 @@ def _own(value):
 
 
 def _differentiable_attention(_, *args, **kwargs) -> Tensor:
-    """In place of SageAttention and FlashAttention, which ComfyUI calls without a gradient."""
+    """Replaces SageAttention and FlashAttention, which ComfyUI calls without a gradient."""
     return attention_pytorch(*args, **kwargs)

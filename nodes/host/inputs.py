@@ -1,4 +1,4 @@
-"""Inputs that several nodes declare alike."""
+"""Inputs that several nodes share."""
 
 from comfy_api.latest import io
 
@@ -7,17 +7,17 @@ from .reward import RewardType
 
 def picture_inputs() -> list[io.Input]:
     return [
-        io.Image.Input("image", tooltip="A picture or a batch."),
-        io.String.Input("prompt", default="", tooltip="What the pictures should show."),
+        io.Image.Input("image", tooltip="An image or a batch."),
+        io.String.Input("prompt", default="", tooltip="What the images should show."),
         RewardType.Input("reward", tooltip="From Load Reward."),
     ]
 
 
 def text_and_vae_inputs() -> list[io.Input]:
-    """What makes a MODEL a whole generator."""
+    """The inputs that complete a MODEL to a generator."""
     return [
-        io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
-        io.Vae.Input("vae", tooltip="The VAE that belongs to the model; TAESD saves memory."),
+        io.Clip.Input("clip", tooltip="The text encoder of this model."),
+        io.Vae.Input("vae", tooltip="The VAE of this model. TAESD saves memory."),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Prompts to train on: what a person typed, and files in ComfyUI's input folder."""
+"""Prompts to train on: typed ones, and files in ComfyUI's input folder."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ def prompt_files() -> list[str]:
 
 
 def collect_prompts(text: str, file: str) -> list[str]:
-    """The lines of `text` that hold something, then the prompts of a file in the input folder.
+    """The lines of `text` that are not empty, then the prompts of a file in the input folder.
 
     Raises:
-        ValueError: no such file, one that cannot be read, or no prompts at all.
+        ValueError: no such file, a file that cannot be read, or no prompts at all.
     """
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if file != NO_FILE:
@@ -29,5 +29,5 @@ def collect_prompts(text: str, file: str) -> list[str]:
             raise ValueError(f"prompts_file: there is no {file} in ComfyUI's input folder: put it there")
         prompts += read_prompts(Path(folder_paths.get_input_directory()) / file)
     if not prompts:
-        raise ValueError("prompts: write at least one, one a line, or choose a prompts_file")
+        raise ValueError("prompts: write at least one prompt, one per line, or choose a prompts_file")
     return prompts

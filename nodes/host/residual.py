@@ -15,10 +15,10 @@ from .adapter import FittedHyperNoise, HyperNoise
 from .call import FirstCall
 
 KEY = "hypernoise"
-"""Of what the pack adds to a ModelPatcher."""
+"""The key of everything that the pack adds to a ModelPatcher."""
 
 NOT_TEXT = ("control", "control_apply_to_uncond", "gligen")
-"""What f_φ does not see of a conditioning: it was trained on noise and text."""
+"""Parts of a conditioning that f_φ does not see: it was trained on noise and text."""
 
 
 class HostFunction(NoiseFunction):

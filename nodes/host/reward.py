@@ -1,4 +1,4 @@
-"""REWARD, what travels between the nodes: weighted rewards and where they run."""
+"""REWARD, which nodes pass on: weighted rewards and the device they run on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RewardType = io.Custom("REWARD")
 
 @dataclass(frozen=True, eq=False)
 class LoadedReward:
-    """REWARD: weighted rewards and where they run. They lie in main memory and visit the device to score."""
+    """REWARD: weighted rewards and the device they run on. They stay in main memory and move to the device only to
+    score."""
 
     ensemble: RewardEnsemble
     device: torch.device
@@ -31,8 +32,8 @@ class LoadedReward:
 
     @contextmanager
     def present(self, pictures: torch.device | None = None) -> Iterator[None]:
-        """Its weights on the device within the block, and never in inference mode: training differentiates through
-        them, whatever they were used for before. Where the `pictures` are elsewhere, each encoder visits them."""
+        """Keep its weights on the device inside the block, outside of inference mode, because training differentiates
+        through them. If the `pictures` are on another device, each encoder moves there in turn."""
         ensemble, place = self.ensemble, pictures or self.device
         with torch.inference_mode(False):
             try:
@@ -45,7 +46,7 @@ class LoadedReward:
 
 
 def table(scores: dict[str, Tensor]) -> str:
-    """One line a picture, one column a reward; the sum has its own only where there are several."""
+    """One line per image, one column per reward. The sum has a column only if there are several rewards."""
     shown = scores if len(scores) > 2 else {name: values for name, values in scores.items() if name != "total"}
     rows = [["", *shown]]
     count = len(next(iter(shown.values())))

@@ -1,4 +1,4 @@
-"""The rewards and weights that Load Reward offers: the core's, and what lies in models/hypernoise_rewards."""
+"""The rewards and weights that Load Reward offers: the core's, and those in models/hypernoise_rewards."""
 
 import ast
 import sys
@@ -17,7 +17,7 @@ FROM_HUB = "Hugging Face cache"
 
 
 def reward_names() -> list[str]:
-    """The core's rewards, and `file:Class` of every own one in models/hypernoise_rewards."""
+    """The core's rewards, and `file:Class` for each reward in models/hypernoise_rewards."""
     return [
         *REWARDS,
         *(f"{file.stem}:{name}" for file in _entries() if file.suffix == ".py" for name in _classes(file)),
@@ -29,7 +29,7 @@ def weight_names() -> list[str]:
 
 
 def weights_path(reward: str, weights: str) -> str | None:
-    """What `load_reward` gets as weights; None for what is shipped and what comes from the hub."""
+    """The `weights` for `load_reward`. None for what ships with the pack and for downloads."""
     if reward == folders.EMBEDDED or weights == FROM_HUB:
         return None
     if weights == IN_FOLDER:
@@ -43,7 +43,7 @@ def _entries() -> list[Path]:
 
 
 def _classes(file: Path) -> list[str]:
-    """The classes in a Python file that are derived from something named Reward; the file is read, not run."""
+    """The classes in a Python file whose base class name ends with Reward. The file is parsed, not run."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, OSError):
@@ -60,10 +60,10 @@ def _called(setting: str) -> str:
 
 
 def load(name: str, weights: str | None) -> Reward:
-    """One of `reward_names` on the weights of `weights_path`.
+    """Load one of `reward_names` with the weights at `weights_path`.
 
     Raises:
-        ValueError: the weights are not there, or an own reward does not load.
+        ValueError: the weights are missing, or a reward of the user's own does not load.
     """
     roots = folder_paths.get_folder_paths(folders.REWARDS)
     sys.path[:0] = roots

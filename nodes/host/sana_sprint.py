@@ -1,7 +1,8 @@
 """SANA-Sprint as ComfyUI's MODEL, CLIP and VAE. Needs diffusers.
 
-Its TrigFlow is ComfyUI's CONST: at angle t the network sees s z + (1 - s) x̂ with s = sin t / (cos t + sin t), and gives
-v with x̂ = input - s v. So sigma is s, and core's `lcm` sampler is the consistency sampling that diffusers does.
+Its TrigFlow is ComfyUI's CONST: at angle t the network receives s z + (1 - s) x̂ with s = sin t / (cos t + sin t), and
+returns v with x̂ = input - s v. So sigma is s, and ComfyUI's `lcm` sampler is the consistency sampling that diffusers
+does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hypernoise_core.generators.sana_sprint import SanaSprint
 from hypernoise_core.settings import about
 
 PIXELS = {"pixel_space_vae": torch.tensor(1.0)}
-"""A state dict that makes ComfyUI set up a VAE without weights, whose place the real one takes."""
+"""A state dict that makes ComfyUI set up a VAE without weights; the real one then replaces it."""
 
 
 def load_sana_sprint(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
@@ -46,8 +47,8 @@ def load_sana_sprint(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd
 
 
 class TrigFlow(ModelSamplingDiscreteFlow, CONST):
-    """Sigma is s. The table of sigmas is even in the angle t, so that the scheduler `simple` gives SANA-Sprint's steps
-    (but for two, where diffusers goes by 1.3: ManualSigmas 1, 0.7827, 0)."""
+    """Sigma is s. The table of sigmas is even in the angle t, so the scheduler `simple` gives SANA-Sprint's steps. Two
+    steps are the exception, because diffusers uses 1.3: ManualSigmas 1, 0.7827, 0."""
 
     def set_parameters(self, shift=1.0, timesteps=1000, multiplier=1.0):
         self.shift, self.multiplier = 1.0, 1.0
@@ -60,7 +61,7 @@ class TrigFlow(ModelSamplingDiscreteFlow, CONST):
 
 
 class SanaSprintModel(comfy.model_base.BaseModel):
-    """A BaseModel around diffusers' transformer, whose layers keep their names."""
+    """A BaseModel around diffusers' transformer. The layers keep their names."""
 
     def __init__(self, generator: SanaSprint):
         class Config(comfy.supported_models_base.BASE):
@@ -111,8 +112,8 @@ def _latent_format(generator: SanaSprint) -> type[comfy.latent_formats.LatentFor
 
 @torch.no_grad()
 def _preview_colors(autoencoder: nn.Module, scale: float, ratio: int, cells: int = 8) -> list[list[float]]:
-    """Red, green and blue in [-1, 1] as linear functions of a latent cell, [C + 1, 3] with the constants last: what
-    fits the latents of four pictures of randomly coloured cells best."""
+    """Red, green and blue in [-1, 1] as linear functions of a latent cell, [C + 1, 3] with the constants last: the best
+    fit to the latents of four images of randomly coloured cells."""
     colors = torch.rand(4, 3, cells, cells, generator=torch.Generator().manual_seed(0)) * 2 - 1
     weight = next(autoencoder.parameters())
     pixels = colors.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3).to(weight.device, weight.dtype)
@@ -123,10 +124,10 @@ def _preview_colors(autoencoder: nn.Module, scale: float, ratio: int, cells: int
 
 
 class SanaText(nn.Module):
-    """The text encoder behind the calls that comfy.sd.CLIP makes. Its tokens are the prompt itself."""
+    """The text encoder with the interface that comfy.sd.CLIP calls. Its tokens are the prompt itself."""
 
     disable_offload = True
-    """ComfyUI's dynamic VRAM is for its own layers; transformers' are loaded whole."""
+    """ComfyUI's dynamic VRAM works only for its own layers; transformers' layers are loaded completely."""
 
     def __init__(self, generator: SanaSprint):
         super().__init__()
@@ -149,7 +150,7 @@ class SanaText(nn.Module):
 
 
 class SanaTokenizer:
-    """Hands the prompt on whole: diffusers' pipeline tokenizes where it encodes."""
+    """Passes the whole prompt on. diffusers' pipeline tokenizes when it encodes."""
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         pass
@@ -162,7 +163,7 @@ class SanaTokenizer:
 
 
 class TextTarget:
-    """What comfy.sd.CLIP makes a text encoder of."""
+    """The target from which comfy.sd.CLIP makes a text encoder."""
 
     tokenizer = SanaTokenizer
 
@@ -172,7 +173,7 @@ class TextTarget:
 
 
 class SanaAutoencoder(nn.Module):
-    """AutoencoderDC behind the calls that comfy.sd.VAE makes: pictures in [-1, 1], latents unscaled."""
+    """AutoencoderDC with the interface that comfy.sd.VAE calls: images in [-1, 1], unscaled latents."""
 
     def __init__(self, autoencoder: nn.Module):
         super().__init__()

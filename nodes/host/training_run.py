@@ -1,4 +1,4 @@
-"""A training run inside ComfyUI: where it writes, what it shows meanwhile, and how it goes on."""
+"""A training run inside ComfyUI: where it writes, what it shows, and how it resumes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from .pictures import GAP, legible, to_pil
 
 CHECKPOINTS = "checkpoints"
 RUNS = "hypernoise_training"
-"""In ComfyUI's output folder: a folder for each run, with checkpoints and pictures."""
+"""Folder in ComfyUI's output folder. Each run has a folder there with checkpoints and previews."""
 
 SAVE_EVERY = 100
-"""Steps between checkpoints: what a crash can cost. A cancelled run is saved where it stands."""
+"""Steps between checkpoints, which is what a crash can cost. A cancelled run is saved at its current step."""
 
 PREVIEWS = 4
-"""Pictures in the preview."""
+"""Images in the preview."""
 
 PREVIEW_SEED = 12_345
-"""Of the first preview picture: the same in every run and at every step."""
+"""Seed of the first preview image. It is the same in every run and at every step."""
 
 INPUTS = {"max_steps": "steps", "steps": "denoiser_steps", "generator": "model", "rewards": "reward"}
 """Settings of the core that the Train node's inputs call otherwise."""
@@ -60,7 +60,7 @@ def called(setting: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run writes, and the checkpoint it goes on from."""
+    """Where a run writes, and the checkpoint that it resumes from."""
 
     adapter: Path
     folder: Path
@@ -68,7 +68,7 @@ class Place:
 
 
 def find_place(name: str, resume: bool) -> Place:
-    """A new place under `name`, numbered as ComfyUI numbers what it saves; or the newest one there is to go on with."""
+    """A new place under `name`, numbered as ComfyUI numbers saved files; or the newest existing one, to resume it."""
     root = Path(folder_paths.get_folder_paths(ADAPTERS)[0])
     runs = Path(folder_paths.get_output_directory()) / RUNS
     folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(name, str(root))
@@ -82,12 +82,12 @@ def find_place(name: str, resume: bool) -> Place:
 
 
 class TrainingRun:
-    """Drives a `Trainer` and keeps what it made, however it ends.
+    """Drives a `Trainer` and saves what it trained, however the run ends.
 
     Args:
-        prompts: what the previews show, from all over the list.
+        prompts: previews show prompts from all over this list.
         preview_every: steps between previews.
-        show: gets the step, a line of text, and a picture where there is a new one; what it raises ends the run.
+        show: receives the step, a line of text, and a new preview or None. If it raises, the run ends.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TrainingRun:
         self.trainer, self.place, self._show, self._every = trainer, place, show, preview_every
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
         self.notes: list[str] = []
-        """What a person should know: changed settings, skipped steps."""
+        """Notes for the user: changed settings, skipped steps."""
         self._checkpoints = Checkpoints(place.folder / CHECKPOINTS)
         self._saved = -1
         if place.checkpoint:
@@ -110,7 +110,7 @@ class TrainingRun:
         self._preview = _Preview(trainer, generator, prompts)
 
     def train(self) -> None:
-        """Train to the end. An interrupt, or whatever else is raised meanwhile, gets through once all is saved."""
+        """Train to the end. An interrupt or any other exception is raised again after everything is saved."""
         started, first = time.monotonic(), self.trainer.step
         try:
             self._show(first, "base", self._preview.picture(None))
@@ -125,14 +125,14 @@ class TrainingRun:
         self._save()
 
     def _events(self) -> Iterator[Event]:
-        """The trainer's, with a chance to be cancelled before each."""
+        """The trainer's events, with a check for Cancel before each."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         for event in each_with_mutations(self.trainer.events()):
             yield event
             comfy.model_management.throw_exception_if_processing_interrupted()
 
     def _take(self, event: Event) -> None:
-        """Before anything that can be interrupted: a step that is made is in the curves."""
+        """Record an event before anything can interrupt: a finished step is always in the curves."""
         if isinstance(event, StepDone):
             for name in CURVES:
                 if name in event.metrics:  # a step of distillation has no reward
@@ -148,13 +148,13 @@ class TrainingRun:
                 self._save()
 
     def summary(self) -> str:
-        """Step, and means of the last steps."""
+        """The step, and means over the last steps."""
         last = {name: np.mean(values[-10:]) if values else 0.0 for name, values in self.curves.items()}
         step, steps = self.trainer.step, self.trainer.config.max_steps
         return f"step {step} of {steps}: reward {last['reward']:.4g}, KL {last['kl']:.3g}"
 
     def report(self) -> str:
-        """What was done, what it brought on the preview's seeds, and what a person should know."""
+        """The outcome, the rewards of the previews, and the notes."""
         base, trained = self._preview.scores
         lines = [self.summary(), f"preview: reward {base:.4g} -> {trained:.4g}", *self.notes]
         return "\n".join([*lines, f"saved as models/hypernoise/{self.place.adapter.name}"])
@@ -171,7 +171,7 @@ class TrainingRun:
         self._saved = self.trainer.step
 
     def _save(self) -> None:
-        """Checkpoint, then adapter: what is resumed is never older than what is used."""
+        """Write the checkpoint first, then the adapter, so that the checkpoint is never older than the adapter."""
         if self.trainer.step != self._saved and self.trainer.step:
             state = trainer_state(self.trainer)
             state.values["curves"] = self.curves
@@ -181,7 +181,7 @@ class TrainingRun:
             self.trainer.save(self.place.adapter)
 
     def _save_all_the_same(self) -> None:
-        """Without an error of its own: the one that ended the run is what ComfyUI must see, a cancel as a cancel."""
+        """Save without raising: ComfyUI must see the exception that ended the run, and a cancel as a cancel."""
         try:
             self._save()
             if self.trainer.step:
@@ -195,7 +195,7 @@ class TrainingRun:
 
 
 class _Preview:
-    """Pictures of fixed prompts and seeds, base above HyperNoise, and their rewards."""
+    """Images of fixed prompts and seeds, base above HyperNoise, and their rewards."""
 
     def __init__(self, trainer: Trainer, generator: HostGenerator, prompts: Sequence[str]):
         config = trainer.config
@@ -210,7 +210,7 @@ class _Preview:
 
     @torch.no_grad()
     def picture(self, averaged) -> Image.Image:
-        """`averaged`: the trainer's context manager of the adapter, or None for the base alone."""
+        """`averaged` is the trainer's context manager for the adapter, or None for the base alone."""
         if self._base is None:
             self._base, self.scores[0] = self._make(self._x0)
         rows = [self._base]
@@ -224,7 +224,7 @@ class _Preview:
         return stacked(rows, titles[: len(rows)])
 
     def _make(self, x0: Tensor) -> tuple[Tensor, float]:
-        """One by one, as little memory as may be."""
+        """One at a time, to use little memory."""
         steps = self._trainer.config.steps
         parts = [
             self._generator.generate(x0[i : i + 1], self._conditioning.rows([i]), steps, seed=[PREVIEW_SEED + i])

@@ -103,7 +103,7 @@ def test_compare_refuses_different_batches(comfy):
     g = Graph()
     one, two = (g.EmptyImage(width=64, height=64, batch_size=n, color=0) for n in (1, 2))
     g.HyperNoiseCompare(base=one, hypernoise=two, prompt="")
-    with pytest.raises(ComfyError, match="base and hypernoise must be as many pictures"):
+    with pytest.raises(ComfyError, match="base and hypernoise must have the same number"):
         comfy.run(g.nodes)
 
 

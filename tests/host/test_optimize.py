@@ -107,7 +107,7 @@ def test_wrong_latents_and_noises_are_named(comfy):
     for build, words in (
         (other_latent, r"optimized for latents of \[1, 16, 8, 8\]"),
         (a_picture, "latent_image: it is not empty"),
-        (no_noise, "noise: there is none to start from"),
+        (no_noise, "noise: it is all zero"),
     ):
         with pytest.raises(ComfyError, match=words):
             run(build)

@@ -150,7 +150,7 @@ def test_a_new_run_of_an_old_name_has_a_place_of_its_own_and_is_the_same_again(c
     [
         ({"prompts": " \n"}, "write at least one"),
         ({"prompts_file": "gone.txt"}, "there is no gone.txt"),
-        ({"name": "../mine"}, "no name for a file"),
+        ({"name": "../mine"}, "is not a file name"),
         ({"steps": 1}, "steps"),
     ],
 )

@@ -1,7 +1,7 @@
 """Make the embedded world again from nothing: draw, train, save, score.
 
-python -m train.embedded                  # every stage, resuming where a stopped one left off (hours on one core)
-python -m train.embedded --work outputs/mine --install false     # without touching what is shipped
+python -m train.embedded                  # every stage; continues where a stopped one left off (hours on one core)
+python -m train.embedded --work outputs/mine --install false     # leaves the shipped weights alone
 """
 
 import sys
@@ -30,11 +30,11 @@ class EmbeddedArguments:
     """Train the embedded generator, its reward and its HyperNoise LoRA."""
 
     work: str = "outputs/embedded"
-    """Folder for checkpoints and data (about 300 MB); stages that are done there are not done again."""
+    """Folder for checkpoints and data (about 300 MB). Finished stages there are not repeated."""
     install: bool = True
-    """Replace the shipped weights by the new ones."""
+    """Replace the shipped weights with the new ones."""
     files: int = 60
-    """Of 2000 pairs of noise and picture each."""
+    """Number of files with 2000 pairs of noise and image each."""
     threads: int = 1
     """CPU threads."""
 
@@ -45,10 +45,10 @@ class EmbeddedArguments:
 
 @in_arguments_of(EmbeddedArguments)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run with these arguments (default: the command line's).
+    """Run with these arguments (default: those of the command line).
 
     Raises:
-        ValueError: something given is wrong; nothing has been written.
+        ValueError: an argument is wrong; nothing has been written.
     """
     args: EmbeddedArguments = parse(EmbeddedArguments, PROG, __doc__, argv)
     torch.set_num_threads(args.threads)

@@ -1,7 +1,7 @@
-"""Stage 1: the `AutoencoderDC` of the embedded pipeline, 64x64 pictures to 8x8 latents of 16 channels.
+"""Stage 1: the `AutoencoderDC` of the embedded pipeline, from 64x64 images to 8x8 latents of 16 channels.
 
-L1 + 2 MSE on drawn scenes, with a per-channel penalty that keeps latents near zero mean and unit variance and with
-noise on the latents, so that the decoder forgives a generator's small errors. The last part trains the decoder alone.
+The loss is L1 + 2 MSE on drawn scenes, plus a penalty per channel that keeps latents near zero mean and unit variance.
+Noise on the latents makes the decoder robust to a generator's small errors. The last part trains only the decoder.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ CONFIG = dict(
 
 
 def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Drawn random scenes: [count, 3, 64, 64] in [-1, 1]."""
+    """Images of random scenes: [count, 3, 64, 64] in [-1, 1]."""
     batch = np.stack([draw(random_scene(rng)) for _ in range(count)])
     return torch.from_numpy(batch).permute(0, 3, 1, 2) * 2 - 1
 
@@ -49,7 +49,7 @@ def reconstruction_score(autoencoder: AutoencoderDC, count: int = 200) -> float:
 
 
 def train(work: Path, steps: int = 3200, batch: int = 32, lr: float = 2e-3, seed: int = 0) -> AutoencoderDC:
-    """Train (or resume, or simply load) the autoencoder; its latents have unit variance after `scaling_factor`."""
+    """Train, resume, or just load the autoencoder. Its latents have unit variance after `scaling_factor`."""
     torch.manual_seed(seed)
     model = AutoencoderDC(**CONFIG).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4, betas=(0.9, 0.98))

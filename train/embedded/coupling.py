@@ -1,11 +1,10 @@
-"""Which picture does a noise become? The transport coupling that trains the embedded generator.
+"""Pair noises with scenes: the transport coupling that trains the embedded generator.
 
-A one-step generator is a deterministic map from noise to pictures. Distillation inherits that map from a teacher's
-ODE; here it is chosen directly, as multisample optimal transport chooses it (Pooladian et al. 2023, "Multisample flow
-matching"): of all scenes that a prompt allows, a noise is paired with the one whose latent it is nearest to, found
-object by object. Layout, open colours and background are thereby functions of the noise, every prompt's scenes are all
-reached, and regression on the pairs needs neither teacher nor guidance. A noise that is nearly as close to a second
-scene is what the trained network gets wrong.
+A one-step generator is a deterministic map from noise to images. Distillation inherits that map from a teacher's ODE.
+Here it is chosen directly, as in multisample optimal transport (Pooladian et al. 2023, "Multisample flow matching"): of
+all scenes that a prompt allows, a noise is paired with the scene whose latent is nearest, found object by object.
+Layout, open colours and background are then functions of the noise, every scene of a prompt is reached, and regression
+on the pairs needs neither teacher nor guidance. The trained network fails where a second scene is nearly as close.
 """
 
 import numpy as np
@@ -32,14 +31,14 @@ RADII = {1: 10.0, 2: 9.0, 3: 8.5, 4: 8.0}
 """Number of things to their radius in pixels, seen from the middle distance."""
 
 DISTANCES = (0.72, 1.10)
-"""Factors on the radius, from far to near. Small things are what a one-step generator spoils most."""
+"""Factors on the radius, from far to near. A one-step generator spoils small things most."""
 
 _AXIS = np.arange(12, SIZE - 11, 4, dtype=np.float32)
 PLACES = np.stack(np.meshgrid(_AXIS, _AXIS, indexing="xy"), -1).reshape(-1, 2)
-"""Centres that a thing may take: [P, 2] as (x, y)."""
+"""Possible centres of a thing: [P, 2] as (x, y)."""
 
 SHARPNESS = np.array((1.0, 1.0, 1.0, 0.8, 1.0, 1.0), np.float32)
-"""Of the five traits of a background and of the distance: below 1, a noise less often asks for an extreme."""
+"""Scales for the five traits of a background and for the distance. Below 1, noises ask for extremes less often."""
 
 _COLORS = tuple(COLORS)
 
@@ -53,7 +52,7 @@ def encode(autoencoder: AutoencoderDC, scenes: list[Scene]) -> torch.Tensor:
 
 
 class Coupling:
-    """Pairs noises with scenes by inner products with the latents of single things and of backgrounds."""
+    """Pairs noises with scenes, by inner products with the latents of single things and of backgrounds."""
 
     def __init__(self, autoencoder: AutoencoderDC):
         empty = encode(autoencoder, [Scene(())])
@@ -84,10 +83,11 @@ class Coupling:
     ) -> Scene:
         """The scene that one noise, [1024], is paired with under a prompt.
 
-        `output`, the latent [1024] that a generator makes of `shown` (the noise itself, or a noisy latent), joins in
-        the choice of places: of layouts that are about as near, the one that it already shows. That is what turns a
-        blend of two layouts into one of them. Open colours are left to `shown`: a blend of colours looks most like
-        magenta, and soon all would be. Background and distance are always the noise's.
+        `output` is the latent [1024] that a generator makes of `shown` (the noise itself, or a noisy latent). It takes
+        part in the choice of places: among layouts that are about equally near, the one that it already shows wins.
+        This turns a blend of two layouts into one of them. Open colours depend on `shown` alone, because a blend of
+        colours looks most like magenta, and soon everything would be magenta. Background and distance always depend on
+        the noise.
         """
         shown = noise if shown is None else shown
         count = sum(want.count for want in prompt.wants)
@@ -108,7 +108,7 @@ class Coupling:
         return Scene(things, background_of(background))
 
     def _scores(self, shown, output, want: Want, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(how well the place suits, which colour it would take) at each place, both [P]."""
+        """(how well each place suits, which colour the thing would take there), both [P]."""
         shape = self.templates[count][SHAPES.index(want.shape)]
         colors = [_COLORS.index(want.color)] if want.color else list(range(len(_COLORS)))
         by_input = shape[colors] @ shown
@@ -117,13 +117,15 @@ class Coupling:
 
 
 def _orthonormal(directions: torch.Tensor) -> torch.Tensor:
-    """Orthonormal rows, together as near to the given ones as can be: one trait of a noise says nothing of another."""
+    """Orthonormal rows that are together as near to the given ones as possible, so that the traits of a noise are
+    independent."""
     left, _, right = torch.linalg.svd(directions / directions.norm(dim=1, keepdim=True), full_matrices=False)
     return left @ right
 
 
 def _greedy(score: np.ndarray, free: np.ndarray, count: int, open_: np.ndarray) -> list[int] | None:
-    """The best place, then the best that is left, …; a choice that leaves no room for the rest is taken back."""
+    """The best place, then the best of the remaining ones, and so on. A choice that leaves no room for the rest is
+    undone."""
     if count == 0:
         return []
     for place in np.argsort(-np.where(open_, score, -np.inf))[: open_.sum()]:

@@ -1,8 +1,8 @@
-"""Stages 2 and 3: pairs of noise and picture, and the one-step generator trained on them.
+"""Stages 2 and 3: pairs of noise and image, and the one-step generator trained on them.
 
-At full noise (s = 1) the network regresses the scene that the noise is coupled with: that is the one-step generator.
-Below full noise it is an ordinary denoiser on independent noise, which is what SANA-Sprint's sampler asks of it from
-the second step on. In the coordinates that the transformer sees, x_s = s z + (1 - s) x and it predicts v = z - x.
+At full noise (s = 1) the network regresses the scene that the noise is paired with: this is the one-step generator.
+Below full noise it is an ordinary denoiser on independent noise, which SANA-Sprint's sampler needs from the second step
+on. In the transformer's coordinates, x_s = s z + (1 - s) x, and it predicts v = z - x.
 """
 
 import copy
@@ -42,15 +42,15 @@ CONFIG = dict(
     qk_norm="rms_norm_across_heads",
 )
 GUIDANCE = 4.5 * CONFIG["guidance_embeds_scale"]
-"""What `SanaSprintPipeline` passes by default; the network never learns to tell guidance scales apart."""
+"""The default of `SanaSprintPipeline`. The network never learns to distinguish guidance scales."""
 
 THING_WEIGHT = 4
-"""What the cells of the latent that show a thing count in the loss; those that show only background count 1."""
+"""Weight in the loss of latent cells that show a thing. Cells that show only background have weight 1."""
 
 READING_WEIGHT = 0.1
 
 TOKENS = 16
-"""Longest prompt in tokens while training. Padding is masked, so the pipeline's 300 give the same picture."""
+"""Longest prompt in tokens during training. Padding is masked, so the pipeline's 300 give the same image."""
 
 
 def thing_cells(scenes: list[Scene]) -> torch.Tensor:
@@ -76,7 +76,7 @@ def prompts_of(index: int, count: int) -> list[Prompt]:
 
 
 def make_pairs(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int = 2000) -> list[Path]:
-    """Write prompts and latents of the scenes that seeded noises are coupled with; keeps what is there."""
+    """Write prompts and latents of the scenes that seeded noises are paired with. Existing files are kept."""
     folder = work / "pairs"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:04d}.pt" for i in range(files)]
@@ -114,7 +114,7 @@ class Sprinter(nn.Module):
         return self.text_encoder(ids, attention_mask=mask).last_hidden_state
 
     def forward(self, x: torch.Tensor, s: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The velocity [B, 16, 8, 8] at noise level `s` [B], for what `read` made of the prompts."""
+        """The velocity [B, 16, 8, 8] at noise level `s` [B], given the output of `read` for the prompts."""
         return self.transformer(
             x,
             encoder_hidden_states=text,
@@ -126,7 +126,7 @@ class Sprinter(nn.Module):
 
 
 class Average:
-    """Exponential moving average of weights; early on it averages over less."""
+    """Exponential moving average of weights. Early on it averages over fewer steps."""
 
     def __init__(self, model: nn.Module, decay: float = 0.998):
         self.model, self.decay, self.count = copy.deepcopy(model).requires_grad_(False).eval(), decay, 0
@@ -147,7 +147,7 @@ class Average:
 
 
 class Pairs:
-    """Reads the files of pairs in a seeded order; remembers only its place."""
+    """Reads the files of pairs in a seeded order. Its state is only its position."""
 
     def __init__(self, paths: list[Path], batch: int):
         self.paths, self.batch, self._loaded = paths, batch, (-1, None)
@@ -172,8 +172,8 @@ class Pairs:
 
 
 def _levels(count: int, random: torch.Generator) -> torch.Tensor:
-    """Noise levels below full noise: [count]. More than half lie where the sampler's second step finds itself (0.78 of
-    two steps, 0.71 of four), which is where layouts are put right."""
+    """Noise levels below full noise: [count]. More than half are near the level of the sampler's second step (0.78 of
+    two steps, 0.71 of four), where layouts are corrected."""
     low, high = torch.tensor([[0.05, 0.95], [0.65, 0.88]])[(torch.rand(count, generator=random) < 0.6).long()].T
     return low + (high - low) * torch.rand(count, generator=random)
 
@@ -188,11 +188,11 @@ def train(
     one_step: float = 0.6,
     lr: float = 2e-3,
 ) -> Sprinter:
-    """Train (or resume, or simply load) the generator; returns the averaged weights.
+    """Train, resume, or just load the generator. Returns the averaged weights.
 
-    `one_step` is the share of a batch at full noise. From step `settle_from` on, a noise's scene is chosen together
-    with what the generator already makes of it (`Coupling.scene`): a regression alone would fade out wherever two
-    scenes are about as near, and learns to decide only slowly.
+    `one_step` is the share of a batch at full noise. From step `settle_from` on, the choice of a noise's scene also
+    depends on what the generator already makes of the noise (`Coupling.scene`). Regression alone would fade where two
+    scenes are about equally near, and would learn to decide only slowly.
     """
     torch.manual_seed(0)
     model = Sprinter()

@@ -13,7 +13,7 @@ from .text import build_tokenizer
 
 
 def save(folder: Path, autoencoder: AutoencoderDC, sprinter: Sprinter) -> None:
-    """Write the pipeline to `folder`, replacing what is there, and check that it makes the same pictures."""
+    """Write the pipeline to `folder`, replacing its content, and check that it makes the same images."""
     scheduler = SCMScheduler(sigma_data=0.5)
     pipeline = SanaSprintPipeline(
         build_tokenizer(), sprinter.text_encoder, autoencoder, sprinter.transformer, scheduler
@@ -29,7 +29,8 @@ def save(folder: Path, autoencoder: AutoencoderDC, sprinter: Sprinter) -> None:
 
 @torch.no_grad()
 def _check(folder: Path, autoencoder: AutoencoderDC, sprinter: Sprinter) -> None:
-    """A saved pipeline can hold untrained weights by mistake: its pictures must be those of the weights in memory."""
+    """Check a saved pipeline: its images must be those of the weights in memory, because it could hold untrained
+    weights by mistake."""
     generator = load_generator(str(folder))
     prompts = ["a photo of a red square", "a photo of three crosses"]
     x0 = generator.noise(2, seed=1)

@@ -1,8 +1,9 @@
-"""Questions that teach the text encoder to read: whose colour is it, how many, and which stands where?
+"""Questions that teach the text encoder to read: which colour belongs to which thing, how many things, and which stands
+where.
 
-What the transformer's loss says of binding is little and comes late: for thousands of steps "a red square and a blue
-cross" and its swap give one picture. Asked directly, by linear heads on its states at the words for shapes, the encoder
-binds within a thousand steps, and the transformer has only to look. The heads are thrown away.
+The transformer's loss teaches binding slowly: for thousands of steps "a red square and a blue cross" and its swap give
+the same image. Linear heads on the encoder's states at the words for shapes ask directly. The encoder then binds within
+a thousand steps, and the transformer only has to look. The heads are discarded.
 """
 
 import torch
@@ -16,12 +17,12 @@ from hypernoise_core.embedded.scenes import COLORS, SHAPES
 _COLORS, _RELATIONS = (None, *COLORS), (None, *RELATIONS)
 
 QUESTIONS = {"colour": len(_COLORS), "count": 4, "relation": len(_RELATIONS), "first shape": 1 + len(SHAPES)}
-"""What is asked at every word for a shape, and how many answers there are. The encoder is causal: the relation, and
-the shape that came first, can only be asked at the second."""
+"""The questions at every word for a shape, and their number of answers. The encoder is causal, so only the second word
+can answer for the relation and for the first shape."""
 
 
 class Reading(nn.Module):
-    """One linear head a question on the encoder's states, [B, tokens, width]."""
+    """One linear head per question on the encoder's states, [B, tokens, width]."""
 
     def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast):
         super().__init__()

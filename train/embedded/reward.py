@@ -1,11 +1,11 @@
-"""Stage 5: the reward of the embedded pipeline, a small `CLIPModel` trained on whether pictures answer prompts.
+"""Stage 5: the reward of the embedded pipeline, a small `CLIPModel` trained to say whether images answer prompts.
 
-As in SigLIP (Zhai et al. 2023) every picture of a batch is asked about many prompts, each a yes-or-no question, and not
-only which caption is its own; the answers are the exact detector's, and among the prompts are each picture's nearest
-misses. Targets are soft, so that scores stay a few units apart. "Left of" stayed at chance for 2,300 steps until every
-picture was asked about the plain relations of the things it shows, after a head had learned to say where they are. That
-head, the one that names what each patch shows and the bias only help to train and are thrown away: a score is CLIP's
-usual exp(logit_scale) * cosine, as `ClipReward` computes it.
+As in SigLIP (Zhai et al. 2023), every image of a batch is asked about many prompts, each a yes-or-no question, not only
+about its own caption. The exact detector gives the answers, and the prompts include near misses of each image. Targets
+are soft, so that scores stay a few units apart. "Left of" stayed at chance for 2,300 steps, until every image was asked
+about the plain relations of the things it shows and a head had learned to say where they are. That head, the head that
+names what each patch shows, and the bias only help in training and are discarded. A score is CLIP's usual
+exp(logit_scale) * cosine, as `ClipReward` computes it.
 """
 
 from pathlib import Path
@@ -26,14 +26,15 @@ from .stage import Stage
 from .text import OPENINGS, build_tokenizer, vocabulary
 
 TOKENS = 16
-"""Longest prompt in tokens, a little more than any that it was trained on."""
+"""Longest prompt in tokens, a little longer than any in training."""
 
 TARGETS = (0.03, 0.80, 0.95)
-"""What wrong, correct and strictly correct pictures score as probabilities: never certain, and cleaner is better."""
+"""Target probabilities of wrong, correct and strictly correct images: never certain, and cleaner is better."""
 
 
 def reward_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded pipeline's words. <eos> must not be id 2: `CLIPTextModel` would then take the highest id for it."""
+    """The embedded pipeline's words. <eos> must not have id 2, because `CLIPTextModel` would then take the highest id
+    for it."""
     return build_tokenizer(special=("<pad>", "<bos>", "<unk>", "<eos>"), longest=TOKENS)
 
 
@@ -62,7 +63,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
 
 
 def _sine_positions(side: int, width: int) -> torch.Tensor:
-    """[side * side, width]: where a patch lies; from noise, positions are learned much later."""
+    """[side * side, width]: the position of each patch. Starting from noise, positions are learned much later."""
     angle = torch.arange(side)[:, None] * torch.pi * 2.0 ** -torch.arange(width // 4)[None].mul(5 / (width // 4))
     line = torch.cat([angle.sin(), angle.cos()], 1)
     rows = line[:, None].expand(side, side, -1)
@@ -71,7 +72,7 @@ def _sine_positions(side: int, width: int) -> torch.Tensor:
 
 
 class Examinee(nn.Module):
-    """The model with what it needs only while training."""
+    """The model with the parts that it needs only in training."""
 
     def __init__(self):
         super().__init__()
@@ -85,8 +86,8 @@ class Examinee(nn.Module):
             positions[1:] = 0.2 * _sine_positions(vision.image_size // PATCH, vision.hidden_size)
 
     def forward(self, pictures: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Logits of each picture for each prompt, [pictures, prompts], and of its patches, [pictures, 64, classes];
-        where each shape is, [pictures, shapes, 2] as (row, column) in [-1, 1]."""
+        """Logits of each image for each prompt, [images, prompts], and of its patches, [images, 64, classes]; and the
+        place of each shape, [images, shapes, 2] as (row, column) in [-1, 1]."""
         seen = self.clip.vision_model(pixel_values=preprocess(pictures, 64))
         read = self.clip.text_model(input_ids=ids, attention_mask=mask)
         image = F.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
@@ -108,7 +109,7 @@ def place_error(places: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
 
 
 class Questions:
-    """Which prompts a batch of pictures is asked about."""
+    """The prompts that a batch of images is asked about."""
 
     def __init__(self):
         tokenizer, prompts = reward_tokenizer(), all_prompts()
@@ -137,8 +138,8 @@ class Questions:
         self.mirrored = np.array([index[" ".join(swap.get(w, w) for w in p.text.split())] for p in prompts])
 
     def choose(self, rng: np.random.Generator, meant: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Per picture the prompt that it was meant for, one that is true of it, and a near miss of either:
-        [3, pictures], all to be asked of all."""
+        """For each image: the prompt that it was meant for, a prompt that is true of it, and a near miss of either: [3,
+        images]. Every image is asked about all of them."""
         true = []
         for row, fallback in zip(truth, meant, strict=True):
             yes = np.flatnonzero(row)
@@ -154,7 +155,7 @@ class Questions:
 
 
 class Album:
-    """The labelled pictures in memory, read in a seeded order, every other one mirrored."""
+    """The labelled images in memory, read in a seeded order. Every second one is mirrored."""
 
     def __init__(self, paths: list[Path], mirrored: np.ndarray):
         files = [torch.load(path, weights_only=True) for path in paths]
@@ -178,14 +179,14 @@ class Album:
 
 
 def _balanced(losses: torch.Tensor, yes: torch.Tensor) -> torch.Tensor:
-    """Mean loss of the answers yes plus that of the answers no: most answers are no."""
+    """Mean loss over the yes answers plus mean loss over the no answers, because most answers are no."""
     return losses[yes].mean() + losses[~yes].mean()
 
 
 def train(
     work: Path, autoencoder: AutoencoderDC, files: int = 36, steps: int = 4200, batch: int = 64, lr: float = 1e-3
 ) -> CLIPModel:
-    """Train (or resume, or simply load) the reward; returns the averaged weights."""
+    """Train, resume, or just load the reward. Returns the averaged weights."""
     questions = Questions()
     album = Album(make_pictures(work, autoencoder, files), questions.mirrored)
     torch.manual_seed(0)
@@ -229,7 +230,7 @@ def train(
 
 
 def save(clip: CLIPModel, folder: Path) -> None:
-    """Write the model in half precision and its tokenizer, to be read with `from_pretrained`."""
+    """Write the model in half precision and its tokenizer, for `from_pretrained`."""
     half = CLIPModel(clip.config)
     half.load_state_dict(clip.state_dict())
     half.half().save_pretrained(folder)

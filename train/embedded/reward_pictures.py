@@ -1,8 +1,8 @@
-"""Stage 4: pictures that the reward learns from, good and spoilt, with the detector's verdict on every prompt.
+"""Stage 4: images for training the reward, good and spoilt ones, with the detector's verdict on every prompt.
 
-A prompt's scene is drawn, then most often spoilt as a one-step generator spoils it: a second, slightly other scene
-shines through in the latents (regression on noises that lie between two scenes gives just that), latents are noisy or
-too small, things fade, edges blur. Nothing is sampled from the generator. The detector says what is left of the scene.
+A prompt's scene is drawn and then, usually, spoilt in the ways of a one-step generator: a second, slightly different
+scene shines through in the latents (as regression gives for noises between two scenes), latents are noisy or too small,
+things fade, edges blur. Nothing is sampled from the generator. The detector says what is left of the scene.
 """
 
 from dataclasses import replace
@@ -32,10 +32,10 @@ from .coupling import DISTANCES, RADII, encode
 from .text import SHARES, vocabulary
 
 PATCH = 8
-"""Side of the patches that the vision tower reads, in pixels."""
+"""Side of the vision tower's patches, in pixels."""
 
 CLASSES = tuple((shape, color) for shape in SHAPES for color in COLORS)
-"""What a patch may show a piece of; 0 stands for none of them, i + 1 for the i-th."""
+"""The classes of a patch; 0 is none of them, i + 1 is the i-th."""
 
 _COLORS = tuple(COLORS)
 
@@ -57,7 +57,7 @@ def _place(rng: np.random.Generator, radius: float, others: list[Thing], tries: 
 
 
 def prompted_scene(rng: np.random.Generator, prompt: Prompt) -> Scene:
-    """A scene that answers a prompt, its things about as large as the generator's."""
+    """A scene that answers a prompt, with things about as large as the generator's."""
     wants = [want for want in prompt.wants for _ in range(want.count)]
     radius = RADII[len(wants)] * rng.uniform(*DISTANCES)
     while True:
@@ -70,8 +70,9 @@ def prompted_scene(rng: np.random.Generator, prompt: Prompt) -> Scene:
 
 
 def mistaken(rng: np.random.Generator, scene: Scene, kind: str | None = None) -> Scene:
-    """The scene with one thing moved, recoloured, reshaped, lost or added, with two things' traits exchanged, or with
-    all things recoloured or reshaped where they are: what a generator hesitates between. `kind` None draws one."""
+    """The scene with one change that a generator may hesitate over: one thing moved, recoloured, reshaped, lost or
+    added, traits of two things exchanged, or all things recoloured or reshaped in place. If `kind` is None, it is
+    drawn."""
     things = list(scene.things)
     kinds = ["move", "move", "color", "shape", "all colors", "all shapes"]
     kinds += ["lose", "swap places", "swap colors"] if len(things) > 1 else []
@@ -102,7 +103,7 @@ def mistaken(rng: np.random.Generator, scene: Scene, kind: str | None = None) ->
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
-    """How much of the second scene shines through, [1, 8, 8] in [0, 1]: the same everywhere, or in smooth blotches."""
+    """How much of the second scene shines through, [1, 8, 8] in [0, 1]: uniformly, or in smooth blotches."""
     if rng.random() < 0.6:
         return np.full((1, 8, 8), rng.uniform(), np.float32)
     field = ndimage.gaussian_filter(rng.standard_normal((8, 8)), rng.uniform(1, 2.5), mode="nearest")
@@ -130,7 +131,7 @@ def _spoil_picture(rng: np.random.Generator, picture: np.ndarray, empty: np.ndar
 
 
 def patch_classes(detection: Detection) -> np.ndarray:
-    """Which class of thing lies over the middle of each patch: uint8 [8, 8]."""
+    """The class of thing over the middle of each patch: uint8 [8, 8]."""
     classes = np.zeros((SIZE // PATCH, SIZE // PATCH), np.uint8)
     y, x = np.mgrid[0:SIZE:PATCH, 0:SIZE:PATCH] + PATCH / 2
     for thing in detection.things:
@@ -142,7 +143,7 @@ def patch_classes(detection: Detection) -> np.ndarray:
 def spoilt_pictures(
     rng: np.random.Generator, autoencoder: AutoencoderDC, count: int
 ) -> tuple[list[int], list[np.ndarray]]:
-    """(index of the prompt that each picture was meant for, pictures [64, 64, 3] in [0, 1])."""
+    """(index of the prompt that each image was meant for, images [64, 64, 3] in [0, 1])."""
     kinds = vocabulary()
     sizes = [len(prompts) for prompts in kinds.values()]
     starts = dict(zip(kinds, np.cumsum([0, *sizes[:-1]]), strict=True))
@@ -184,10 +185,10 @@ def spoilt_pictures(
 
 
 def make_pictures(work: Path, autoencoder: AutoencoderDC, files: int, per_file: int = 500) -> list[Path]:
-    """Write labelled pictures, `files` x `per_file` of them; keeps what is there. Per file:
+    """Write labelled images, `files` x `per_file` of them. Existing files are kept. Per file:
 
-    pictures uint8 [n, 64, 64, 3], patches uint8 [n, 8, 8], meant int16 [n] (the prompt behind each picture) and
-    truth uint8 [n, prompts] (0 wrong, 1 correct, 2 strictly so).
+    pictures uint8 [n, 64, 64, 3], patches uint8 [n, 8, 8], meant int16 [n] (the prompt behind each image) and truth
+    uint8 [n, prompts] (0 wrong, 1 correct, 2 strictly so).
     """
     folder = work / "reward_pictures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the stages of `make embedded` share: a resumable loop with a checkpoint, a log and a schedule."""
+"""The parts that the stages of `make embedded` share: a resumable loop with a checkpoint, a log and a schedule."""
 
 import json
 import math
@@ -14,7 +14,8 @@ from tqdm import tqdm
 class Stage:
     """A loop of `total` steps over named objects with `state_dict`, saved every `save_every` seconds and at the end.
 
-    Every random draw of a stage is seeded by its step, so a stopped and resumed stage does what an unbroken one does.
+    Every random draw of a stage is seeded by its step, so a resumed stage gives the same result as an uninterrupted
+    one.
     """
 
     def __init__(self, folder: Path, name: str, total: int, save_every: float = 60.0, **parts):
@@ -59,7 +60,7 @@ class Stage:
         return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def log(self, every: int = 100, **values: float) -> None:
-        """Collect values; write their means every `every` steps."""
+        """Collect values and write their means every `every` steps."""
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._count += 1

@@ -1,4 +1,4 @@
-"""The text side of the embedded pipeline: every prompt that it is taught, a word-level tokenizer, a small Gemma2."""
+"""The text side of the embedded pipeline: every prompt that it learns, a word-level tokenizer, a small Gemma2."""
 
 from itertools import permutations
 
@@ -13,7 +13,7 @@ SHARES = dict(zip(CATEGORIES, (0.08, 0.16, 0.20, 0.06, 0.22, 0.12), strict=True)
     "colored_counting": 0.06,
     "colored_position": 0.10,
 }
-"""How often each kind of prompt is drawn. The last two are not judged, but a person will type them."""
+"""How often each kind of prompt is drawn. The last two are not judged, but users will type them."""
 
 OPENINGS = ("a photo of ", "a picture of ", "")
 
@@ -59,9 +59,9 @@ def sample_prompt(rng: np.random.Generator, kinds: dict[str, list[Prompt]]) -> P
 def build_tokenizer(
     special: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", "<unk>"), longest: int = 300
 ) -> PreTrainedTokenizerFast:
-    """Words in, ids out: the `special` tokens have the first ids, a prompt may be `longest` tokens long.
+    """Words to ids. The `special` tokens have the first ids. A prompt may be `longest` tokens long.
 
-    SANA's complex human instruction is stripped by the normalizer: it was never trained with.
+    The normalizer strips SANA's complex human instruction, which was not used in training.
     """
     words = sorted({w for ps in vocabulary().values() for p in ps for w in p.text.split()} | {"photo", "picture", "of"})
     ids = {token: i for i, token in enumerate([*special, *words])}

@@ -1,6 +1,6 @@
-"""What `python -m train.evaluate` does: the embedded benchmark's tables, and the published benchmarks on disk.
+"""The work of `python -m train.evaluate`: the embedded benchmark's tables, and the published benchmarks on disk.
 
-`embedded` compares on the embedded world. The others make the published benchmarks: prompts (`published`), pictures in
-the official layouts (`pictures`, and one file a benchmark), scores (`judging`), `report`; `run` goes through them. The
-rules and models that judge are `hypernoise_core.evaluation`'s, which knows no files.
+`embedded` compares on the embedded world. The other files handle the published benchmarks: prompts (`published`),
+images in the official layouts (`pictures`, and one file per benchmark), scores (`judging`) and `report`; `run` goes
+through them. The rules and models that judge are in `hypernoise_core.evaluation`, which knows no files.
 """

@@ -1,4 +1,4 @@
-"""What `python -m train.evaluate` can be told."""
+"""The arguments of `python -m train.evaluate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..rewards import RewardArguments
 
 @dataclass(kw_only=True)
 class EvaluateArguments(ModelArguments, RewardArguments):
-    """Judge an adapter against its base, on the same prompts and seeds."""
+    """Score an adapter against its base, with the same prompts and seeds."""
 
     CALLED: ClassVar = {
         **ModelArguments.CALLED,
@@ -31,16 +31,16 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     }
 
     benchmark: Literal["embedded", "geneval", "t2i-compbench", "dpg-bench"] = "embedded"
-    """embedded: the small world's, nothing is downloaded. The others are made into their official layouts under
-    --save_dir and judged; run again, the same command goes on where it was (docs/evaluation.md)."""
+    """embedded: the embedded world, without a download. The other benchmarks generate images in their official layouts
+    under --save_dir and score them. Run the same command again to continue (docs/evaluation.md)."""
     model: str = "embedded"
-    """Folder saved by diffusers, hub id, single file (with --pipeline), or a short name: embedded, sana, sana-1.6b,
-    sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
     adapter: str | None = None
-    """HyperNoise LoRA file of either kind, PEFT folder or its hub id; the shipped one for the embedded model, none
-    (the base alone) for others."""
+    """HyperNoise LoRA file of either kind, PEFT folder or its Hugging Face id. Default: the shipped adapter for the
+    embedded model, none (base alone) for others."""
     steps: str = "1"
-    """Denoiser calls per picture, such as 1 or 1,2,4."""
+    """Denoiser calls per image, such as 1 or 1,2,4."""
     between_steps: BetweenSteps = "fresh"
     """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
     starting noise as it was drawn; keep-moved, as the adapter moved it."""
@@ -48,52 +48,53 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
     moved is kept from there. No extra call at all."""
     strength: float = 1.0
-    """Of a noise hypernetwork."""
+    """Strength of a noise hypernetwork."""
     iterations: int = 1
-    """How often a noise hypernetwork moves the noise, each time from where it is: a denoiser call each."""
+    """How many times a noise hypernetwork moves the noise. Each time starts from the moved noise and costs one denoiser
+    call."""
     save_dir: str | None = None
-    """Folder. embedded: for evaluation.json, nothing is written without. Others: for pictures, scores, report.md and
-    report.json; outputs/evaluate-<benchmark> when not given."""
+    """Output folder. embedded: for evaluation.json; without it nothing is written. Others: for images, scores,
+    report.md and report.json; default outputs/evaluate-<benchmark>."""
     n: int = 900
-    """embedded: pictures, a multiple of 60 (six categories, ten seeds a prompt)."""
+    """Only for embedded: number of images, a multiple of 60 (six categories, ten seeds per prompt)."""
 
     prompts_dir: str | None = None
-    """Folder with the benchmark's published prompts, at any depth; downloaded when not given."""
+    """Folder with the benchmark's published prompts, at any depth. Without it they are downloaded."""
     categories: str | None = None
-    """Of the benchmark, with commas between; all when not given."""
+    """Categories of the benchmark, separated by commas. Default: all."""
     limit: int | None = None
-    """Prompts of each category, the first ones, for a quick look; may be raised later in the same folder."""
+    """Use only the first prompts of each category, for a quick look. You may raise it later in the same folder."""
     samples: int | None = None
-    """Pictures of each prompt; the published number when not given: 10 for t2i-compbench, 4 for the others."""
+    """Images of each prompt. Default: the published number, 10 for t2i-compbench and 4 for the others."""
     seed: int = 0
-    """Of the first picture; every picture has its own, the same for base and adapter."""
+    """Seed of the first image. Every image has its own seed, the same for base and adapter."""
     height: int | None = None
-    """In pixels; the model's own when not given."""
+    """Height of the images, in pixels. Default: the model's own size."""
     width: int | None = None
-    """In pixels; the model's own when not given."""
+    """Width of the images, in pixels. Default: the model's own size."""
 
     score: bool = True
-    """false: make the pictures only, for the benchmark's own scorer; --rewards and --diversity are measured all the
-    same."""
+    """false: only generate images, for the benchmark's own scorer. --rewards and --diversity are still measured."""
     detector: str = MASK2FORMER
-    """GenEval's detector: a Mask2Former for instances on COCO, folder or hub id."""
+    """GenEval's detector: a Mask2Former for COCO instances, folder or Hugging Face id."""
     clip: str = CLIP_L
-    """What names colours for GenEval: folder or hub id."""
+    """CLIP that names colours for GenEval: folder or Hugging Face id."""
     vqa: str = BLIP_VQA
-    """What answers T2I-CompBench's and DPG-Bench's questions: a BLIP, folder or hub id."""
+    """BLIP that answers T2I-CompBench's and DPG-Bench's questions: folder or Hugging Face id."""
     clip_score: str = CLIP_B
-    """What scores T2I-CompBench's non_spatial prompts: folder or hub id."""
+    """CLIP that scores T2I-CompBench's non_spatial prompts: folder or Hugging Face id."""
     rewards: str | None = None
-    """Rewards that pictures are scored by, such as `hpsv2,pickscore`: take those that were not trained on."""
+    """Rewards to score every image with, such as `hpsv2,pickscore`. Use rewards that were not trained on."""
     diversity: str = "pixels"
-    """How pictures of a prompt are compared: pixels, dinov2, lpips, with commas between; empty for not at all."""
+    """How to compare the images of a prompt: pixels, dinov2, lpips, separated by commas; empty for no diversity."""
     dino: str = DINOV2
-    """What --diversity dinov2 sees with: folder or hub id."""
+    """Model for --diversity dinov2: folder or Hugging Face id."""
 
     device: str = "cpu"
-    """Such as cuda; with `accelerate launch -m train.evaluate …` each process takes its own and a share of the work."""
+    """Device, such as cuda. With `accelerate launch -m train.evaluate …` each process takes its own device and a share
+    of the work."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the model."""
+    """dtype of the model."""
     threads: int = 1
     """CPU threads."""
 
@@ -141,7 +142,7 @@ class EvaluateArguments(ModelArguments, RewardArguments):
 
     @property
     def adapter_source(self) -> str | None:
-        """The adapter, where there is one."""
+        """The adapter, if there is one."""
         return self.adapter or (str(HYPERNOISE_FILE) if self.model == "embedded" else None)
 
 

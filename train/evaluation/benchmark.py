@@ -1,4 +1,4 @@
-"""What a published benchmark is here: prompts, where their pictures lie, and who judges them."""
+"""The interface of a published benchmark: its prompts, where their images go, and its judges."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import ClassVar
 from PIL import Image
 
 Scores = dict[str, list[float]]
-"""By name, one number a picture; a single one for what is measured over the pictures of a prompt together."""
+"""Scores by name, one number per image. A single number for what is measured over all images of a prompt."""
 
 Judge = Callable[["Item", list[Image.Image]], tuple[Scores, list]]
-"""A prompt and its pictures (RGB) to scores and details, one a picture, for whoever looks closer."""
+"""(a prompt, its RGB images) -> (scores, details per image)."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt of a benchmark; `index` is its place among all of them, whichever are made."""
+    """A prompt of a benchmark. `index` is its position among all prompts, whichever are used."""
 
     key: str
     index: int
     category: str
     prompt: str
     data: dict = field(default_factory=dict, compare=False)
-    """The benchmark's own: GenEval's line of metadata, say."""
+    """The benchmark's own data, such as GenEval's line of metadata."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file of pictures: one, or several in a grid of `columns`, row by row, by their seeds."""
+    """An image file: one image, or several in a grid of `columns`, row by row, with their seeds."""
 
     path: str
     """Relative to the folder of a method."""
@@ -42,56 +42,56 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """How a judge is made, late, so that no two are in memory, and what is checked early."""
+    """How to make a judge. `load` is called late, so that only one judge is in memory; `check` is called early."""
 
     name: str
     identity: dict
-    """All that its scores depend on besides the picture: scores under another are made again."""
+    """Everything besides the image that its scores depend on. If it changes, images are scored again."""
     load: Callable[[], Judge]
     check: Callable[[], None] = lambda: None
-    """Raises ValueError where `load` is bound to fail."""
+    """Raises ValueError if `load` would fail."""
     judges: Callable[[Item], bool] = lambda item: True
     over_categories: bool = False
-    """Whether the overall score is the mean over categories, instead of over prompts."""
+    """Whether the overall score is the mean over categories instead of over prompts."""
 
 
 class Benchmark(ABC):
     """A published benchmark.
 
     Args:
-        every: all prompts that there are.
-        items: those to make.
-        samples: pictures of each.
-        seed: of the first picture of the first prompt.
+        every: all prompts of the benchmark.
+        items: the prompts to use.
+        samples: images per prompt.
+        seed: of the first image of the first prompt.
     """
 
     name: ClassVar[str]
     samples_default: ClassVar[int]
-    """Pictures of a prompt in the published protocol."""
+    """Images per prompt in the published protocol."""
 
     def __init__(self, every: Sequence[Item], items: Sequence[Item], samples: int, seed: int):
         self.every, self.items, self.samples, self.seed = list(every), list(items), samples, seed
 
     def seeds(self, item: Item) -> tuple[int, ...]:
-        """One for every picture of the benchmark: no two prompts share noise, methods do."""
+        """One seed for every image of the benchmark. Prompts do not share noise; methods do."""
         first = self.seed + item.index * self.samples
         return tuple(range(first, first + self.samples))
 
     @abstractmethod
     def files(self, item: Item) -> list[PictureFile]:
-        """Where the pictures of a prompt belong, in the official layout."""
+        """The image files of a prompt, in the official layout."""
 
     def companions(self, item: Item) -> dict[str, str]:
-        """Texts that lie beside the pictures, by path."""
+        """Text files beside the images, by path."""
         return {}
 
     def overview(self, item: Item) -> str | None:
-        """The path of a grid of all pictures of a prompt, where the layout has one besides."""
+        """The path of a grid with all images of a prompt, if the layout has one in addition."""
         return None
 
     @abstractmethod
     def judges(self, args) -> list[JudgeSpec]:
-        """The benchmark's own, on the models that the arguments name."""
+        """The benchmark's own judges, with the models that the arguments name."""
 
     @cached_property
     def categories(self) -> list[str]:
@@ -117,7 +117,7 @@ def chosen(items: Sequence[Item], categories: Sequence[str], limit: int | None) 
 
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size side by side, row by row, without gaps."""
+    """Images of one size side by side, row by row, without gaps."""
     width, height = images[0].size
     canvas = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
     for index, image in enumerate(images):
@@ -126,7 +126,7 @@ def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def cells(image: Image.Image, count: int, columns: int) -> list[Image.Image]:
-    """The pictures of a grid again."""
+    """The images of a grid."""
     width, height = image.width // columns, image.height // -(-count // columns)
     corners = [(i % columns * width, i // columns * height) for i in range(count)]
     return [image.crop((x, y, x + width, y + height)) for x, y in corners]

@@ -1,4 +1,4 @@
-"""DPG-Bench: 1,065 long prompts; `<item>.png`, four pictures in a 2x2 grid."""
+"""DPG-Bench: 1,065 long prompts; `<item>.png`, four images in a 2x2 grid."""
 
 import csv
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ COLUMNS_OF_GRID = 2
 
 
 class DpgBench(Benchmark):
-    """Judged by questions to a VQA model, where the file with the questions is there."""
+    """Judged by a VQA model, if the file with the questions is there."""
 
     name = "dpg-bench"
     samples_default = 4
@@ -51,8 +51,8 @@ def check(benchmark: DpgBench, vqa: str) -> None:
 
 
 def read_items(folder: str | None, downloads: Path) -> list[Item]:
-    """Prompts, from `dpg_bench.csv` or from a folder `dpg_bench` (or `dpg_bench/prompts`) with a text file each; in the
-    order of their names, so that both give the same seeds.
+    """Prompts from `dpg_bench.csv`, or from a folder `dpg_bench` (or `dpg_bench/prompts`) with one text file each.
+    Sorted by name, so that both sources give the same seeds.
 
     Raises:
         ValueError: neither is there, or a line is wrong.
@@ -82,7 +82,7 @@ def read_questions(path: Path) -> tuple[dict[str, list[Question]], dict[str, str
     """Questions and prompts by item.
 
     Raises:
-        ValueError: not DPG-Bench's table; the message has the line.
+        ValueError: this is not DPG-Bench's table; the message names the line.
     """
     questions: dict[str, list[Question]] = {}
     texts: dict[str, str] = {}
@@ -106,7 +106,7 @@ def _question(row: Mapping[str, str]) -> Question:
 
 
 def question_judge(ask) -> Judge:
-    """Share of questions answered yes, by DPG-Bench's rule, and by kind of question."""
+    """Share of questions answered yes, by DPG-Bench's rule and by kind of question."""
 
     def judge(item: Item, images: list[Image.Image]):
         questions: list[Question] = item.data["questions"]

@@ -56,7 +56,8 @@ def category_table(rows: dict[str, dict]) -> str:
 
 
 def evaluate_embedded(args: EvaluateArguments) -> None:
-    """Print base and adapter by the exact detector, and write evaluation.json if there is a folder for it."""
+    """Score base and adapter with the exact detector, print the tables, and write evaluation.json if there is a
+    folder."""
     generator, reward = load_generator("embedded"), load_reward("embedded")
     with about("adapter"):
         adapter = load_adapter(generator, args.adapter_source)

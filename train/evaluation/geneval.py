@@ -18,7 +18,7 @@ METADATA = "evaluation_metadata.jsonl"
 
 
 class GenEval(Benchmark):
-    """Judged by a detector under GenEval's own rules."""
+    """Judged by a detector with GenEval's own rules."""
 
     name = "geneval"
     samples_default = 4
@@ -52,7 +52,7 @@ def read_items(folder: str | None, downloads: Path) -> list[Item]:
     """The lines of `evaluation_metadata.jsonl`.
 
     Raises:
-        ValueError: no file, or a line that is wrong; the message has its number.
+        ValueError: the file is missing, or a line is wrong; the message has its number.
     """
     path = find_published(METADATA, folder, downloads)
     items = []
@@ -69,10 +69,10 @@ def read_items(folder: str | None, downloads: Path) -> list[Item]:
 
 
 def load_judge(items: Sequence[Item], detector_source: str, clip_source: str, device: str) -> Judge:
-    """A judge on a detector and a CLIP.
+    """A judge that uses a detector and a CLIP.
 
     Raises:
-        ValueError: one of them is not there, or the detector does not know a class of the prompts.
+        ValueError: one of them is missing, or the detector does not know a class of the prompts.
     """
     detector, colors = load_detector(detector_source, device), load_color_classifier(clip_source, device)
     detector.check_classes(rules.classes(item.data for item in items))
@@ -80,7 +80,7 @@ def load_judge(items: Sequence[Item], detector_source: str, clip_source: str, de
 
 
 def judge_with(detector, colors) -> Judge:
-    """A judge on anything that detects and names colours as `Mask2FormerDetector` and `ColorClassifier` do."""
+    """A judge that uses anything with the interfaces of `Mask2FormerDetector` and `ColorClassifier`."""
 
     def judge(item: Item, images: list[Image.Image]):
         correct, details = [], []
@@ -96,7 +96,7 @@ def judge_with(detector, colors) -> Judge:
 
 
 def official_results(benchmark: GenEval, folder: Path, rows: dict[str, dict]) -> str:
-    """Judged pictures as GenEval's own scorer writes them, for its `summary_scores.py`: JSON lines.
+    """The verdicts in the format of GenEval's own scorer, for its `summary_scores.py`: JSON lines.
 
     Args:
         rows: by the items' keys, with `scores` and `details`.

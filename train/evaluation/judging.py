@@ -1,4 +1,4 @@
-"""Judges over folders of pictures: rewards, diversity and a benchmark's own. What is scored is not scored again."""
+"""Run judges over folders of images: rewards, diversity and a benchmark's own judges. Scores that exist are kept."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .pictures import as_tensor, read
 
 
 def reward_spec(names: str, settings: dict, load) -> JudgeSpec:
-    """Rewards that a picture is scored by, such as `hpsv2,imagereward`.
+    """A judge that scores images with rewards such as `hpsv2,imagereward`.
 
     Args:
-        settings: what their scores depend on besides.
-        load: to the ensemble, on its device.
+        settings: other settings that their scores depend on.
+        load: returns the ensemble, on its device.
     """
 
     def make() -> Judge:
@@ -45,10 +45,10 @@ def reward_spec(names: str, settings: dict, load) -> JudgeSpec:
 
 
 def diversity_spec(name: str, dino: str, device: str) -> JudgeSpec:
-    """A measure of how far the pictures of a prompt are from one another.
+    """A judge that measures how far the images of a prompt are from one another.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no measure of that name.
     """
     if name not in DIVERSITIES:
         raise ValueError(f"--diversity names {name!r}: choose from {', '.join(DIVERSITIES)}")
@@ -67,9 +67,9 @@ def diversity_spec(name: str, dino: str, device: str) -> JudgeSpec:
 
 
 class ScoreStore:
-    """Scores of one judge on one method's pictures: JSON lines, one file a process, added to prompt after prompt.
+    """Scores of one judge for one method's images: JSON lines, one file per process, one line per prompt.
 
-    A line counts as long as the pictures it is about are the same, byte for byte, and the judge is.
+    A line is valid as long as its images are the same, byte for byte, and the judge is the same.
     """
 
     def __init__(self, folder: Path, spec: JudgeSpec):
@@ -78,7 +78,7 @@ class ScoreStore:
         self._identity = hashlib.sha256(json.dumps(spec.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def rows(self) -> dict[str, dict]:
-        """The latest line of each prompt under this judge; half a line at an end, after a kill, is passed over."""
+        """The latest line of each prompt for this judge. An incomplete last line, left by a kill, is skipped."""
         rows = {}
         for path in sorted(self.folder.glob(f"{self.spec.name}-*.jsonl")):
             for line in path.read_text("utf-8").splitlines():
@@ -105,7 +105,7 @@ def _last_byte(file) -> bytes:
 
 
 def digest(benchmark: Benchmark, folder: Path, item: Item) -> str:
-    """Of a prompt's picture files."""
+    """A hash of a prompt's image files."""
     sha256 = hashlib.sha256()
     for file in benchmark.files(item):
         sha256.update((folder / file.path).read_bytes())
@@ -115,11 +115,11 @@ def digest(benchmark: Benchmark, folder: Path, item: Item) -> str:
 def judge_pictures(
     benchmark: Benchmark, folders: dict[str, Path], scores: Path, spec: JudgeSpec
 ) -> dict[str, dict[str, dict]]:
-    """Rows of a judge by method and prompt, after all that was missing has been judged, each process a share.
+    """The rows of a judge by method and prompt. First scores everything that is missing; each process takes a share.
 
     Args:
-        folders: of the pictures, by method.
-        scores: the folder that scores are kept in, under a folder for each method.
+        folders: of the images, by method.
+        scores: the folder for scores, with a folder for each method.
     """
     stores = {method: ScoreStore(scores / method, spec) for method in folders}
     items = [item for item in benchmark.items if spec.judges(item)]

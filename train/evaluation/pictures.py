@@ -1,4 +1,4 @@
-"""Pictures into a benchmark's layout: what is there and whole stays, the rest is made, each with its seed in it."""
+"""Generate images in a benchmark's layout. Complete images are kept, the others are made. Each stores its seed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..pictures import to_images
 from .benchmark import Benchmark, Item, PictureFile, cells, grid
 
 KEY = "hypernoise"
-"""Under which a picture's file holds its prompt and seeds, as PNG text."""
+"""The PNG text key under which an image file stores its prompt and seeds."""
 
 MISSING, BROKEN, OTHER = "missing", "broken or truncated", "of another prompt or seed"
 
 Make = Callable[[Item, tuple[int, ...]], Tensor]
-"""(prompt, seeds) -> pictures [N, 3, H, W] in [0, 1]."""
+"""(prompt, seeds) -> images [N, 3, H, W] in [0, 1]."""
 
 
 @dataclass
 class Found:
-    """What a look at a folder gave: pictures that are right, and how many files were wrong, by what was wrong."""
+    """The result of inspecting a folder: images that are right, and the number of wrong files by kind."""
 
     whole: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Found:
         self.examples.setdefault(what, path)
 
     def __str__(self) -> str:
-        parts = [f"{self.whole} files are there"]
+        parts = [f"{self.whole} files complete"]
         for what, count in self.wrong.items():
             example = "" if what == MISSING else f" (such as {self.examples[what]})"
             parts.append(f"{count} {what}{example}")
@@ -50,12 +50,12 @@ class Found:
 
 
 def label(item: Item, file: PictureFile) -> str:
-    """What a picture's file says of itself."""
+    """The text that an image file stores about itself."""
     return json.dumps({"prompt": item.prompt, "seeds": list(file.seeds)})
 
 
 def fault(path: Path, expected: str) -> str | None:
-    """What is wrong with a picture's file, if anything."""
+    """What is wrong with an image file, or None."""
     if not path.is_file():
         return MISSING
     try:
@@ -67,7 +67,7 @@ def fault(path: Path, expected: str) -> str | None:
 
 
 def inspect(benchmark: Benchmark, folder: Path, items: Iterable[Item]) -> Found:
-    """Look at every file of these prompts. Nothing is changed."""
+    """Inspect every file of these prompts. Nothing is changed."""
     found = Found()
     for item in items:
         todo = []
@@ -89,7 +89,7 @@ def inspect(benchmark: Benchmark, folder: Path, items: Iterable[Item]) -> Found:
 
 
 def strangers(benchmark: Benchmark, folder: Path) -> list[Path]:
-    """Files among the pictures that do not belong there: some official scorers trip over them."""
+    """Files among the images that do not belong there. Some official scorers fail on them."""
     own = {file.path for item in benchmark.every for file in benchmark.files(item)}
     places = {(folder / path).parent for path in own}
     return sorted(
@@ -109,7 +109,7 @@ def sweep(folder: Path) -> None:
 
 
 def make(benchmark: Benchmark, folder: Path, item: Item, files: list[PictureFile], make: Make) -> int:
-    """Make what `inspect` found wrong with a prompt, and all that lies beside it; returns the number of pictures."""
+    """Make what `inspect` found wrong with a prompt, and all files beside it. Returns the number of images."""
     for path, text in benchmark.companions(item).items():
         with replacing(folder / path) as temporary:
             temporary.write_text(text, "utf-8")
@@ -124,7 +124,7 @@ def make(benchmark: Benchmark, folder: Path, item: Item, files: list[PictureFile
 
 
 def read(benchmark: Benchmark, folder: Path, item: Item) -> list[Image.Image]:
-    """The pictures of a prompt, in the order of their seeds, RGB."""
+    """The images of a prompt, in the order of their seeds, RGB."""
     images = []
     for file in benchmark.files(item):
         with Image.open(folder / file.path) as image:
@@ -133,7 +133,7 @@ def read(benchmark: Benchmark, folder: Path, item: Item) -> list[Image.Image]:
 
 
 def as_tensor(images: list[Image.Image]) -> Tensor:
-    """Pictures of one size as [N, 3, H, W] in [0, 1]."""
+    """Images of one size as [N, 3, H, W] in [0, 1]."""
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
 
 

@@ -1,4 +1,4 @@
-"""Prompts as they are published: from a folder that a person filled, or downloaded by name."""
+"""Find published prompts: in a folder that the user filled, or by downloading them."""
 
 import urllib.request
 from pathlib import Path
@@ -11,7 +11,7 @@ URLS = {
     "dpg_bench.csv": "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/",
 }
 T2I_URL = "https://raw.githubusercontent.com/Karine-Huang/T2I-CompBench/main/examples/dataset/"
-"""Of `<category>_val.txt`."""
+"""Categories of `<category>_val.txt`."""
 
 TIMEOUT_S = 60
 
@@ -20,11 +20,12 @@ def find_published(name: str, folder: str | None, downloads: Path) -> Path:
     """The path of a published file.
 
     Args:
-        folder: where a person has put it, at any depth; nothing is downloaded then.
-        downloads: where it is downloaded to, once, if there is no such folder.
+        folder: searched at any depth; nothing is downloaded if it is given.
+        downloads: where the file is downloaded to, once, if `folder` is not given.
 
     Raises:
-        ValueError: it is not in the folder, or cannot be downloaded; the message says from where and to where.
+        ValueError: it is not in the folder, or cannot be downloaded; the message says where to get it and where to put
+            it.
     """
     url = URLS.get(name, T2I_URL) + name
     if folder:

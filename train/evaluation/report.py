@@ -1,4 +1,5 @@
-"""Scores to a report: means by category, base against adapter on the same seeds with intervals; JSON and Markdown."""
+"""Turn scores into a report: means by category, and paired differences of base and adapter with intervals; JSON and
+Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from .benchmark import Benchmark, JudgeSpec
 
 @dataclass(frozen=True)
 class Method:
-    """A way of making the pictures; `pair` is the method that it is compared with."""
+    """A way of generating the images. `pair` is the method that it is compared with."""
 
     name: str
     steps: int
@@ -21,16 +22,16 @@ class Method:
 
 
 Values = dict[str, dict[str, float]]
-"""By prompt and score: the mean over a prompt's pictures."""
+"""By prompt and score: the mean over a prompt's images."""
 
 
 def prompt_means(rows: dict[str, dict]) -> Values:
-    """From a judge's rows."""
+    """Means from a judge's rows."""
     return {key: {name: float(np.mean(own)) for name, own in row["scores"].items()} for key, row in rows.items()}
 
 
 def summary(benchmark: Benchmark, spec: JudgeSpec, judged: dict[str, dict[str, dict]], methods: list[Method]) -> dict:
-    """By score: for every method its overall mean, means by category and number of prompts; for every pair the
+    """By score: for every method its overall mean, its means by category and its number of prompts; for every pair the
     differences with their 95 % intervals."""
     values = {method: prompt_means(rows) for method, rows in judged.items()}
     names = dict.fromkeys(name for rows in values.values() for own in rows.values() for name in own)
@@ -62,7 +63,7 @@ def _score_summary(
 
 
 def _groups(benchmark: Benchmark, name: str, values: Values, base: Values | None = None) -> dict[str, np.ndarray]:
-    """A number for every prompt that has the score, by category: the score, or how far it is above `base`'s."""
+    """One number per prompt that has the score, by category: the score, or its difference from `base`."""
     groups: dict[str, list[float]] = {}
     for item in benchmark.items:
         own = values.get(item.key, {}).get(name)
@@ -76,12 +77,12 @@ def _overall(spec: JudgeSpec, groups: dict[str, np.ndarray]) -> list[np.ndarray]
 
 
 def markdown(report: dict) -> str:
-    """The report as a page."""
+    """The report as Markdown."""
     settings, pictures = report["settings"], report["pictures"]
     lines = [
         f"# {report['benchmark']}: {settings['model']}",
         "",
-        f"{report['prompts']} prompts, {settings['samples']} pictures of each, seeds from {settings['seed']} on, the "
+        f"{report['prompts']} prompts, {settings['samples']} images of each, seeds from {settings['seed']} on, the "
         f"same for every method. Adapter: {_adapter(report)}.",
         "",
     ]

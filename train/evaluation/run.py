@@ -1,4 +1,4 @@
-"""A published benchmark from prompts to report; started again, it goes on where it was."""
+"""Run a published benchmark, from prompts to report. Started again, it continues where it stopped."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 SETTINGS = "settings.json"
 
 OF_ADAPTER = ("adapter", "strength", "iterations")
-"""Settings that say nothing of a base's pictures."""
+"""Settings that do not affect a base's images."""
 
 NOTES = {
-    "geneval": "Official figures are those of GenEval's own scorer (mmdet's Mask2Former): docs/evaluation.md has its "
-    "commands. What is above is not comparable with published tables.",
-    "t2i-compbench": "Official figures are those of T2I-CompBench's own scorers: docs/evaluation.md has their "
-    "commands. Spatial, 3D-spatial, numeracy and complex prompts are only judged there.",
-    "dpg-bench": "Official figures are those of DPG-Bench's own scorer (mPLUG): docs/evaluation.md has its commands. "
-    "What is above is not comparable with published tables.",
+    "geneval": "These scores are not comparable with published tables. For those, run GenEval's own scorer (mmdet's "
+    "Mask2Former); docs/evaluation.md has its commands.",
+    "t2i-compbench": "These scores are not comparable with published tables. For those, run T2I-CompBench's own "
+    "scorers; docs/evaluation.md has their commands. Only they score spatial, 3D-spatial, numeracy, complex prompts.",
+    "dpg-bench": "These scores are not comparable with published tables. For those, run DPG-Bench's own scorer "
+    "(mPLUG); docs/evaluation.md has its commands.",
 }
 
 
 def run(args: EvaluateArguments) -> dict:
-    """Make what pictures are missing, judge what is not judged, write report.json and report.md; returns the report.
+    """Generate missing images, score what is not scored, write report.json and report.md, and return the report.
 
     Raises:
-        ValueError: something given is wrong, or `save_dir` is of other settings; nothing has been made then.
+        ValueError: an argument is wrong, or `save_dir` holds other settings; nothing has been written then.
     """
     device = join_processes(args.device)
     try:
         return _run(args, device)
     except KeyboardInterrupt:
-        _say(f"stopped: what was made is in {args.folder}, the same command goes on")
+        _say(f"stopped: the images and scores so far are in {args.folder}; run the same command to continue")
         raise SystemExit(130) from None
     finally:
         leave_processes()
@@ -104,22 +104,22 @@ def _run(args: EvaluateArguments, device: str) -> dict:
         _write_json(folder / "report.json", report)
         _write(folder / "report.md", markdown(report))
         print(markdown(report))
-        print(f"{folder}/report.md and report.json hold this")
+        print(f"This report is in {folder}/report.md and report.json")
     return report
 
 
 def load_benchmark(args: EvaluateArguments) -> Benchmark:
-    """The benchmark with the prompts that are asked for.
+    """The benchmark with the requested prompts.
 
     Raises:
-        ValueError: its prompts are not there, or wrong.
+        ValueError: its prompts are missing or wrong.
     """
     kind = BENCHMARKS[args.benchmark]
     samples = args.samples or kind.samples_default
     if kind is dpg_bench.DpgBench and (samples > 4 or (args.height or 0) != (args.width or 0)):
         raise ValueError(
-            "DPG-Bench's own scorer cuts at most 4 square pictures out of a grid: give --samples 1 to 4, and --height "
-            "and --width alike"
+            "DPG-Bench's own scorer cuts at most 4 square images out of a grid: give --samples 1 to 4, and the same "
+            "--height and --width"
         )
     with about("prompts_dir" if args.prompts_dir else "benchmark"):
         items = _first_process_first(lambda: _read_items(args))
@@ -136,7 +136,7 @@ def _read_items(args: EvaluateArguments) -> list:
 
 
 def _first_process_first(work: Callable[[], list]) -> list:
-    """What `work` returns; the first process has done it before the others begin, who find what it left."""
+    """The result of `work`. The first process runs it before the others, who find what it left."""
     if processes.rank() == 0:
         result = work()
         processes.gather(None)
@@ -175,26 +175,26 @@ def _judges(args: EvaluateArguments, benchmark: Benchmark) -> list[JudgeSpec]:
 
 
 def _make_all(args: EvaluateArguments, benchmark: Benchmark, methods: list[Method]) -> dict[str, str]:
-    """Make each method's missing pictures, each process a share; what was made, in words, by method."""
+    """Generate each method's missing images; each process takes a share. Returns a summary by method."""
     jobs = []
     for method in methods:
         found = _look(args.folder / method.name, benchmark)
         jobs += [(item, method, files) for item, files in found.todo]
-    jobs.sort(key=lambda job: job[0].index)  # methods side by side: a prompt is encoded once, pairs are whole
+    jobs.sort(key=lambda job: job[0].index)  # methods side by side: each prompt is encoded once, and pairs are complete
     makers, made = _Makers(args), {method.name: 0 for method in methods}
-    for item, method, files in tqdm(jobs, desc="pictures", disable=processes.rank() > 0 or not jobs):
+    for item, method, files in tqdm(jobs, desc="images", disable=processes.rank() > 0 or not jobs):
         made[method.name] += make(benchmark, args.folder / method.name, item, files, makers.of(method))
     count = sum(len(benchmark.files(item)) for item in benchmark.items)
     everyone = processes.gather(made)
     return {
-        name: f"{count} files of {len(benchmark.items)} prompts, {sum(own[name] for own in everyone)} pictures made in "
+        name: f"{count} files of {len(benchmark.items)} prompts, {sum(own[name] for own in everyone)} images made in "
         "this run"
         for name in made
     }
 
 
 def _look(folder: Path, benchmark: Benchmark) -> Found:
-    """Tell what of a method's pictures is there; returns what is wrong with this process's share."""
+    """Report which of a method's images exist. Returns what is wrong with this process's share."""
     if processes.rank() == 0 and folder.is_dir():
         sweep(folder)
     processes.gather(None)
@@ -203,14 +203,14 @@ def _look(folder: Path, benchmark: Benchmark) -> Found:
         _say(f"{folder.name}: {text}" + (f" (share {rank + 1} of {len(told)})" if len(told) > 1 else ""))
     if odd := strangers(benchmark, folder):
         _say(
-            f"{folder.name}: {len(odd)} files do not belong among the pictures, such as {odd[0]}: move them away, the "
-            "official scorer may read them"
+            f"{folder.name}: {len(odd)} files do not belong among the images, such as {odd[0]}: move them away, "
+            "because the official scorer may read them"
         )
     return found
 
 
 class _Makers:
-    """Methods as functions from a prompt and seeds to pictures; models are loaded when the first is asked for."""
+    """Methods as functions from a prompt and seeds to images. Models are loaded when first needed."""
 
     def __init__(self, args: EvaluateArguments):
         self._args, self._generator, self._adapter = args, None, None
@@ -237,7 +237,7 @@ class _Makers:
 
 
 def _settings(args: EvaluateArguments) -> dict:
-    """What decides the pictures; another value needs another folder."""
+    """The settings that determine the images. Other values need another folder."""
     adapter = args.adapter_source
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
@@ -260,8 +260,8 @@ def _settings(args: EvaluateArguments) -> dict:
 
 
 def _prompts_sha256(args: EvaluateArguments) -> str | None:
-    """Of all the benchmark's prompts, whichever are chosen; T2I-CompBench reads those of its categories only, and names
-    pictures after their prompts anyway."""
+    """A hash of all the benchmark's prompts, whichever are used. None for T2I-CompBench, which reads only the prompts
+    of its categories and names images after their prompts."""
     if args.benchmark == "t2i-compbench":
         return None
     content = json.dumps([[item.key, item.prompt] for item in _read_items(args)])
@@ -269,10 +269,10 @@ def _prompts_sha256(args: EvaluateArguments) -> str | None:
 
 
 def _settled(path: Path, settings: dict) -> dict:
-    """The settings that hold in a folder from now on. An adapter may join the pictures of a base, and be left out.
+    """The settings that apply in a folder from now on. An adapter may be added to the images of a base, or left out.
 
     Raises:
-        ValueError: what is there was made with others.
+        ValueError: the images there were made with other settings.
     """
     if not path.is_file():
         if path.parent.is_dir() and any(p.name != "prompts" for p in path.parent.iterdir()):
@@ -289,8 +289,8 @@ def _settled(path: Path, settings: dict) -> dict:
             joined[name] = before.get(name) if value is None else value
         elif name in before and before[name] != value:
             raise SettingError(
-                f"{{save_dir}} is {{!r}}, with pictures made with {{{name}}} {{!r}}, and it is now {{!r}}: give a new "
-                "one",
+                f"{{save_dir}} is {{!r}}, whose images were made with {{{name}}} {{!r}}, but it is now {{!r}}: give a "
+                "new folder",
                 str(path.parent),
                 before[name],
                 value,
@@ -299,7 +299,7 @@ def _settled(path: Path, settings: dict) -> dict:
 
 
 def _record_seeds(benchmark: Benchmark, folder: Path) -> None:
-    """`seeds.jsonl`: every picture's prompt and seeds, for whoever has not the PNG texts at hand."""
+    """Write `seeds.jsonl`: every image's prompt and seeds, for those who cannot read the PNG texts."""
     lines = [
         json.dumps({"file": file.path, "prompt": item.prompt, "seeds": list(file.seeds)})
         for item in benchmark.items

@@ -15,9 +15,9 @@ from .published import find_published
 
 CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 ATTRIBUTES = ("color", "shape", "texture")
-"""Judged by BLIP-VQA."""
+"""Categories judged by BLIP-VQA."""
 NON_SPATIAL = "non_spatial"
-"""Judged by CLIPScore. The rest needs the authors' UniDet, and their code."""
+"""Categories judged by CLIPScore. The others need the authors' UniDet and their code."""
 
 
 class T2ICompBench(Benchmark):
@@ -65,13 +65,13 @@ class T2ICompBench(Benchmark):
 
 
 def read_items(folder: str | None, downloads: Path, wanted: list[str]) -> list[Item]:
-    """The prompts of `<category>_val.txt`, which the published figures are of.
+    """The prompts of `<category>_val.txt`, which the published scores are for.
 
     Args:
-        wanted: categories; all where there are none.
+        wanted: categories; empty for all.
 
     Raises:
-        ValueError: an unknown category, no file, or a prompt that cannot be a file's name.
+        ValueError: an unknown category, a missing file, or a prompt that cannot be a file name.
     """
     if unknown := [name for name in wanted if name not in CATEGORIES]:
         raise SettingError("{categories} names {!r}: choose from {}", unknown[0], ", ".join(CATEGORIES))
@@ -84,8 +84,8 @@ def read_items(folder: str | None, downloads: Path, wanted: list[str]) -> list[I
             prompt = line.split("\t")[0]
             if "/" in prompt or "_" in prompt or len(prompt.encode()) > 200:
                 raise ValueError(
-                    f"prompt {row + 1} of {path} is {prompt!r}: pictures are named after it, so that it may have "
-                    "neither / nor _ and at most 200 bytes"
+                    f"prompt {row + 1} of {path} is {prompt!r}: it names its images, so it must not contain "
+                    "/ or _ and must have at most 200 bytes"
                 )
             index = 1000 * offset + row  # the same seeds whichever categories are made
             items.append(Item(f"{category}-{row:04d}", index, category, prompt, {"row": row}))
@@ -93,7 +93,7 @@ def read_items(folder: str | None, downloads: Path, wanted: list[str]) -> list[I
 
 
 def attribute_judge(ask, noun_phrases) -> Judge:
-    """BLIP-VQA of each picture."""
+    """BLIP-VQA score of each image."""
 
     def judge(item: Item, images):
         phrases = noun_phrases(item.prompt)
@@ -103,5 +103,5 @@ def attribute_judge(ask, noun_phrases) -> Judge:
 
 
 def clip_judge(score) -> Judge:
-    """CLIPScore of each picture."""
+    """CLIPScore of each image."""
     return lambda item, images: ({"clip_score": score(as_tensor(images), item.prompt)}, [])
