@@ -1,5 +1,5 @@
-"""Heads in the real ComfyUI, on its own SD 2.x, SDXL and FLUX and without diffusers and peft: there they do what they do
-in the core on the diffusers models of the same weights."""
+"""Heads in the real ComfyUI, on its own SD 2.x, SDXL and FLUX, without diffusers and peft: they do what they do in the
+core on the diffusers models of the same weights."""
 
 import pytest
 import torch
