@@ -261,7 +261,7 @@ def test_wrong_requests_are_named(adding):
     ):
         with pytest.raises(ValueError, match=words):
             adding.generate(x0, conditioning, **settings)
-    with pytest.raises(ValueError, match="between_steps is 'same'"):
+    with pytest.raises(ValueError, match="between_steps is 'same': give one of"):
         TrainingConfig(between_steps="same")
 
 

@@ -164,6 +164,7 @@ class FineTunedDenoiser(DenoiserLora):
     """A LoRA trained into the generator itself: the paper's comparison, which over-optimises."""
 
     kind = "finetune"
+    coarsen = 1
 
     def generate(
         self,
