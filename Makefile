@@ -1,5 +1,5 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
-# make test   install, lint, check the format, run the tests
+# make test   install, lint, check format and types, run the tests
 # make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
 # make benchmark   the paper's comparisons on the embedded generator: benchmarks/results, docs/results.md (ARGS=--fresh)
@@ -23,6 +23,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 test-host: $(READY)

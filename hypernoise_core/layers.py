@@ -1,6 +1,7 @@
 """Which layers of a denoiser carry a LoRA, and the LoRA's shapes and settings. Needs no peft."""
 
 import re
+from typing import cast
 
 from torch import nn
 
@@ -24,14 +25,16 @@ def weight_shape(layer: nn.Module) -> tuple[int, ...]:
     """[out, in, …] of a target, whatever format its weight is stored in."""
     if isinstance(layer, nn.Conv2d):
         return tuple(layer.weight.shape)
-    return layer.out_features, layer.in_features
+    linear = cast(nn.Linear, layer)  # or ComfyUI's own
+    return linear.out_features, linear.in_features
 
 
 def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of A and B on a layer. For a convolution they are dense, even if the convolution is depthwise."""
     if isinstance(layer, nn.Conv2d):
         return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
-    return (rank, layer.in_features), (layer.out_features, rank)
+    linear = cast(nn.Linear, layer)  # or ComfyUI's own
+    return (rank, linear.in_features), (linear.out_features, rank)
 
 
 def lora_settings(ranks: dict[str, int], scale: float, rank: int) -> dict:

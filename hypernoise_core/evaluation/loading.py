@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from ..settings import SettingError
 from ..tensor_file import reason
@@ -46,7 +46,7 @@ def load_whole(model_class: type[Model], source: str, option: str) -> Model:
     return model.eval().requires_grad_(False)
 
 
-def load_part(auto_class: type, source: str, option: str, **options):
+def load_part(auto_class: type[AutoTokenizer] | type[AutoImageProcessor], source: str, option: str, **options):
     """The tokenizer or image processor of a model.
 
     Raises:

@@ -68,21 +68,21 @@ def load_generator(
         ValueError: nothing is found there, or no family here runs its pipeline class.
     """
     check_device(device)
-    single_file = model if Path(model).suffix == ".safetensors" else None
-    if single_file and not Path(single_file).is_file():
+    single_file = Path(model).suffix == ".safetensors"
+    if single_file and not Path(model).is_file():
         raise SettingError("{model} is {!r}: there is no such file", model)
     if single_file and not config:
         raise SettingError(
             "{model} is {!r}, which holds only a denoiser: name its pipeline with {config}, such as sd-turbo", model
         )
-    base = config if single_file else model
+    base = config if single_file and config else model
     source = SHORT_NAMES.get(base, base)
     with about("config" if single_file else "model"):
         family = _family(base, source)
     components = {}
     try:
         if single_file:
-            components[family.denoiser_name] = _load_denoiser(family.denoiser_name, single_file, source, dtype)
+            components[family.denoiser_name] = _load_denoiser(family.denoiser_name, model, source, dtype)
         pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
     except (OSError, HfHubHTTPError, ValueError, RuntimeError) as error:
         raise SettingError("{model} is {!r}, which does not load: {}", model, _remedy(error, source)) from error
@@ -126,10 +126,9 @@ def _short(error: BaseException) -> str:
 
 def _remedy(error: BaseException, source: str) -> str:
     """Advice for a model that does not load, from the error's first cause."""
-    causes: list[BaseException] = []
-    while error is not None:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (
             f"it is gated: accept its terms at huggingface.co/{source} and log in by `hf auth login`, or give a folder "

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
@@ -28,6 +28,7 @@ class DiffusersGenerator(Generator):
         offload: keep text encoders in CPU memory; they move to the device only while prompts are encoded.
     """
 
+    denoiser: ModelMixin
     pipeline_class: type[DiffusionPipeline]
     denoiser_name = "transformer"
     """The pipeline's component that denoises."""

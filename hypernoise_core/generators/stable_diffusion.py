@@ -75,7 +75,7 @@ class StableDiffusion(DiffusersGenerator):
             before = _levels(scheduler, t) if kept.changes else None
             prediction = kept.call(self._call, denoiser or self.denoiser, seen, t, conditioning)
             x = scheduler.step(prediction, t, x, **options, return_dict=False)[0]
-            if after is None or not kept.changes:
+            if after is None or before is None:
                 continue
             share, amount = _levels(scheduler, after)
             x = kept.moved(x, amount)

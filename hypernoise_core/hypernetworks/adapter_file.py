@@ -189,10 +189,10 @@ def _find(path: str | Path) -> tuple[Path, str | None]:
             config = file.read(MAX_CONFIG)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"no HyperNoise LoRA at {path}: the folder has no readable {PEFT_CONFIG}") from error
-    file = next((place / name for name in PEFT_WEIGHTS if (place / name).is_file()), None)
-    if file is None:
+    weights = next((place / name for name in PEFT_WEIGHTS if (place / name).is_file()), None)
+    if weights is None:
         raise ValueError(f"no HyperNoise LoRA at {path}: the folder has neither {' nor '.join(PEFT_WEIGHTS)}")
-    return file, config
+    return weights, config
 
 
 def _download(hub_id: str) -> Path:

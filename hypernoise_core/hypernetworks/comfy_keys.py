@@ -12,7 +12,7 @@ number for the whole adapter and stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +129,7 @@ class KeyMap:
                 result[f"{part}.{A}"], result[f"{part}.{B}"] = part_a, part_b
         return result
 
-    def diffusers_shapes(self, shapes: dict[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    def diffusers_shapes(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Weight shapes [out, in, …] of ComfyUI's layers as those of diffusers' layers."""
         result = {}
         for name, (out, width, *kernel) in shapes.items():
@@ -155,13 +155,13 @@ def key_map(names: Iterable[str]) -> KeyMap:
     if firsts & {"double_blocks", "single_blocks"}:
         return KeyMap(_translated(names, _flux_to_diffusers), comfy=True)
     if "down_blocks" in firsts:
-        resnets = _numbers(names, r"down_blocks\.0\.resnets\.(\d+)\.")
+        count = len(_numbers(names, r"down_blocks\.0\.resnets\.(\d+)\."))
         attentions = _numbers(names, r"up_blocks\.(\d+)\.attentions\.")
-        comfy_names = _translated(names, lambda name: _unet_to_comfy(name, len(resnets), attentions))
+        comfy_names = _translated(names, lambda name: _unet_to_comfy(name, count, attentions))
         return KeyMap({comfy_name: (name,) for name, comfy_name in comfy_names.items()}, comfy=False)
     if "single_transformer_blocks" in firsts:
-        comfy_names = sorted(set(_translated(names, _flux_to_comfy).values()))
-        return KeyMap(_translated(comfy_names, _flux_to_diffusers), comfy=False)
+        translated = sorted(set(_translated(names, _flux_to_comfy).values()))
+        return KeyMap(_translated(translated, _flux_to_diffusers), comfy=False)
     return KeyMap({name: (name,) for name in names}, comfy=False)
 
 

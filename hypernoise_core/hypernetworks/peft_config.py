@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def _parsed(text: str) -> dict:
     return config
 
 
-def _positive(value) -> bool:
+def _positive(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 

@@ -6,7 +6,10 @@ Gradient descent on the LoRA finds that solution late, because the features are 
 picture's gradient is noise to them; what it learns beyond them starts from there.
 """
 
+from typing import cast
+
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +26,7 @@ class LastLayerRegression:
 
     def __init__(self, hypernetwork: LoraHypernetwork):
         self.hypernetwork = hypernetwork
-        self.layer = hypernetwork.network.get_submodule(hypernetwork.last_layer)
+        self.layer = cast(LoraLayer, hypernetwork.network.get_submodule(hypernetwork.last_layer))
         weight = self.layer.get_base_layer().weight.flatten(1)  # [out, in]
         self.gram = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
         self.cross = torch.zeros(weight.shape[1], weight.shape[0], device=weight.device)

@@ -172,10 +172,10 @@ def parse_rewards(
     wanted = [_weighted(part) for part in _split_names(names)]
     if not any(weight for _, weight in wanted):
         raise ValueError("no reward has a weight other than zero: name at least one")
-    options = vars(options or LoadOptions())
-    followed = [(load_reward(name, **options), weight) for name, weight in wanted]
+    how = vars(options or LoadOptions())
+    followed = [(load_reward(name, **how), weight) for name, weight in wanted]
     with about("held_out"):
-        measured = [load_reward(name, **options) for name in _split_names(held_out)]
+        measured = [load_reward(name, **how) for name in _split_names(held_out)]
     return RewardEnsemble(followed, measured, Normalization.of_kind(normalization), offload, chunk)
 
 

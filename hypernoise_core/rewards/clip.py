@@ -84,6 +84,8 @@ def _class_token(layer: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
 class ClipReward(BackboneReward):
     """Cosine of image and prompt, times exp(logit_scale) if `scaled` (about 100 for released models)."""
 
+    backbone: ClipBackbone
+
     def __init__(
         self, backbone: ClipBackbone, name: str = "clip", scaled: bool = True, long_prompts: LongPrompts = "report"
     ):
@@ -141,8 +143,8 @@ def load_hpsv2(weights: str | Path | None, dtype: torch.dtype) -> ClipBackbone:
         state = read_tensors(path)[0]
         if not {"visual.proj", "token_embedding.weight", "text_projection"} <= state.keys():
             raise ValueError(f"{path} is not HPSv2.1's, which is an OpenCLIP ViT-H-14: download {HPSV2_FILE} again")
-        near = [path.parent, *(path.parent / Path(hub).name for hub in (CLIP_H, PICKSCORE, CLIP_L))]
-        hub = [] if weights and Path(weights).exists() else [CLIP_H]
+        near: list[Path | str] = [path.parent, *(path.parent / Path(hub).name for hub in (CLIP_H, PICKSCORE, CLIP_L))]
+        hub: list[Path | str] = [] if weights and Path(weights).exists() else [CLIP_H]
         hint = f"put the tokenizer.json of huggingface.co/{CLIP_H} beside {path}"
         tokenizer = load_tokenizer("hpsv2", near + hub, hint)
         config = openclip_config(state, tokenizer, path)

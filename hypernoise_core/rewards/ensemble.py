@@ -62,13 +62,10 @@ class RewardEnsemble(Reward):
         self.normalization = normalization or Normalization()
         self.offload, self.chunk = offload, chunk
         self.device = torch.device("cpu")
-
-    @property
-    def per_picture(self) -> bool:
-        return all(reward.per_picture for reward in self.rewards.values())
+        self.per_picture = all(reward.per_picture for reward in self.rewards.values())
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, reward in self._all().items():
             with self._present(reward):
                 tensors |= {f"{name}/{key}": tensor for key, tensor in reward.encode_text(prompts).tensors.items()}
@@ -155,7 +152,7 @@ class RewardEnsemble(Reward):
                     own = _group_scores(group, leaf, text.rows(rows))
                     for name, values in own.items():
                         scores[name][rows] = values.detach()
-                    if differentiate:
+                    if gradient is not None:
                         gradient[rows] += _gradient(self.combine(own), leaf)
         return scores, gradient
 
@@ -221,11 +218,11 @@ def _by_backbone(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
 
 def _group_scores(group: Mapping[str, Reward], images: Tensor, text: TensorBatch) -> dict[str, Tensor]:
     """Unweighted scores of one group, from one pass of its encoder."""
-    first = next(iter(group.values()))
-    if not isinstance(first, BackboneReward):
+    heads = {name: reward for name, reward in group.items() if isinstance(reward, BackboneReward)}
+    if not heads:
         return {name: reward.score(images, _part(text, name)).float() for name, reward in group.items()}
-    features = first.backbone.image_features(images)
-    return {name: reward.score_features(features, _part(text, name)).float() for name, reward in group.items()}
+    features = next(iter(heads.values())).backbone.image_features(images)
+    return {name: reward.score_features(features, _part(text, name)).float() for name, reward in heads.items()}
 
 
 def _part(text: TensorBatch, name: str) -> TensorBatch:

@@ -134,8 +134,8 @@ class TrainingConfig:
 
     def _check_ranges(self) -> None:
         counts = ("rank", "batch_size", "accumulation_steps", "micro_batch_size", "pictures_per_prompt", "max_steps")
-        counts += ("steps", "height", "width", "max_skipped", "iterations", "coarsen", "head_width", "head_depth")
-        require(self, counts, lambda v: v >= 1, "at least 1")
+        more = ("steps", "height", "width", "max_skipped", "iterations", "coarsen", "head_width", "head_depth")
+        require(self, counts + more, lambda v: v >= 1, "at least 1")
         require(self, ("head_width",), lambda v: v % 16 == 0, "a multiple of 16")
         require(self, ("alpha", "temperature", "lr", "grad_clip"), lambda v: v > 0, "a number above 0")
         require(self, ("reward_grad_clip",), lambda v: v > 0, "a number above 0, or null for no clipping")

@@ -1,5 +1,7 @@
 """Optimizers for LoRA weights, and their learning rate."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from ..settings import SettingError
 from .config import TrainingConfig
 
 
-def make_optimizer(parameters: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Sequence[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
     """An optimizer for float32 `parameters`, fused into one kernel on a GPU.
 
     Raises:
@@ -40,7 +42,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as tensors named `<parameter's number>/<name>`."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for number, own in optimizer.state_dict()["state"].items():
         for name, value in own.items():
             if isinstance(value, dict):  # bitsandbytes' 8-bit tensors, of which parameters share some

@@ -157,6 +157,7 @@ def _load_warm_start(trainer: Trainer, state: TrainerState) -> None:
     if not sums:
         trainer.regression = None
         return
+    assert trainer.regression is not None
     mine = 1.0 if processes.rank() == 0 else 0.0
     trainer.regression.gram = sums["gram"].to(trainer.regression.gram) * mine
     trainer.regression.cross = sums["cross"].to(trainer.regression.cross) * mine

@@ -165,13 +165,15 @@ class Trainer:
     def _make_regression(self) -> "LastLayerRegression | None":
         if not self.config.warm_start_pictures or self.config.train_type != "noise":
             return None
-        if self.adapter.kind != "noise" or self.adapter.coarsen != 1:
-            raise ValueError(
-                "warm_start_pictures is set, which fits a LoRA's last layer at full size: leave it out, or take "
-                "hypernetwork lora without coarsen"
+        if self.adapter.kind != "noise" or self.config.coarsen != 1:
+            raise SettingError(
+                "{warm_start_pictures} is set, which fits a LoRA's last layer at full size: leave it out, or give "
+                "{hypernetwork} lora without {coarsen}"
             )
-        from ..hypernetworks.warm_start import LastLayerRegression  # needs peft
+        from ..hypernetworks.lora import LoraHypernetwork  # needs peft
+        from ..hypernetworks.warm_start import LastLayerRegression
 
+        assert isinstance(self.adapter, LoraHypernetwork)
         return LastLayerRegression(self.adapter)
 
     def save(self, path: str | Path, **training) -> None:
@@ -201,6 +203,8 @@ class Trainer:
 
     def diagnose(self) -> dict[str, float]:
         """Measure the terms that the L2 penalty leaves out, on one batch (at most 8 pictures) of its own noise."""
+        adapter = self.adapter
+        assert isinstance(adapter, NoiseHypernetwork)
         count, seed = min(8, self.config.batch_size), derive_seed(self.config.seed, DIAGNOSTICS, self.step)
         random = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(self._conditioning), (count,), generator=random)
@@ -208,7 +212,7 @@ class Trainer:
         x0 = self.generator.noise(count, self.config.height, self.config.width, seed)
 
         def f(x: Tensor) -> Tensor:
-            return self.adapter(x, conditioning)
+            return adapter(x, conditioning)
 
         with torch.no_grad():
             moved = x0 + f(x0)
@@ -221,6 +225,7 @@ class Trainer:
         }
 
     def _validate(self) -> Validated:
+        assert self.validation is not None
         with self.averaged() as adapter:
             # One process's numbers for all, so that all take the same decisions.
             metrics, best = processes.gather(self.validation.measure(adapter))[0]
@@ -230,6 +235,7 @@ class Trainer:
 
     def _warm_start_batch(self) -> WarmStart:
         config = self.config
+        assert self.regression is not None
         with self._whole_or_undone():
             for part in self._draw(self._next_seed()):
                 start = part.x0.detach().requires_grad_()
@@ -244,6 +250,7 @@ class Trainer:
         return WarmStart(0, self.warm_start_done, total)
 
     def _solve_warm_start(self) -> None:
+        assert self.regression is not None
         with self._whole_or_undone():
             gram, cross = self.regression.gram.clone(), self.regression.cross.clone()
             try:
@@ -260,10 +267,11 @@ class Trainer:
     @torch.no_grad()
     def _line_search(self, batches: int = 12) -> None:
         """Shorten the warm start to what lowers the objective most: it is exact only where residuals are small."""
+        assert self.regression is not None
         config, losses = self.config, torch.zeros(len(STEP_LENGTHS), device=self.generator.device)
         for _ in range(batches):
             for part in self._draw(self._next_seed()):
-                delta = self.adapter(part.x0, part.conditioning)
+                delta = self.regression.hypernetwork(part.x0, part.conditioning)
                 for i, length in enumerate(STEP_LENGTHS):
                     images = self._pictures(part.x0 + length * delta, part)
                     kl = kl_l2(length * delta, config.kl_reduction)
@@ -316,7 +324,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.optimizer.step()
         self.step += 1
-        if self.average is not None:
+        if self.average is not None and config.ema_decay is not None:
             weight = 1 - min(config.ema_decay, self.step / (self.step + 10))
             for average, parameter in zip(self.average, self.parameters, strict=True):
                 average.lerp_(parameter.detach(), weight)
