@@ -181,7 +181,7 @@ def head_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     rows = []
     for own in SEEDS:
         settings = by_recipe(scale, seed + own, "embedded-head")
-        rows.append(Row(head(own), "trained", settings, seconds=870))
+        rows.append(Row(head(own), "trained", settings, seconds=435))
         specs = read_again(head(own), head(own), SEED_READINGS)
         rows.append(measuring(f"{head(own)}-readings", sizes, specs, 70, (head(own),)))
     rows.append(
@@ -203,14 +203,12 @@ def between_steps_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     for s in SEVERAL_STEPS:
         specs = {
             f"base-{s}-keep": Spec(steps=s, between_steps="keep"),
-            f"{SHIPPED}-{s}-fresh": Spec(adapter=SHIPPED, steps=s),
             f"{SHIPPED}-{s}-keep-moved": Spec(adapter=SHIPPED, steps=s, between_steps="keep-moved"),
             f"{SHIPPED_HEAD}-{s}-fresh": Spec(adapter=SHIPPED_HEAD, steps=s),
-            f"{SHIPPED_HEAD}-{s}-keep": Spec(adapter=SHIPPED_HEAD, steps=s, between_steps="keep"),
             f"{SHIPPED_HEAD}-{s}-keep-moved": Spec(adapter=SHIPPED_HEAD, steps=s, between_steps="keep-moved"),
             f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True),
         }
-        rows.append(measuring(f"between-{s}-steps", sizes, specs, 7 * (8 + 3.5 * s)))
+        rows.append(measuring(f"between-{s}-steps", sizes, specs, 5 * (8 + 3.5 * s)))
     for trained, ways in TRAINED_STEPS.items():
         for way in ways:
             name, arguments = trained_at(trained, way), [f"--steps={trained}", f"--between_steps={way}"]

@@ -16,8 +16,12 @@ from .measures import Record, paired
 from .plan import SEEDS, Row
 from .world import SHIPPED_FILES
 
-FORMAT = 2
+FORMAT = 1
 """Raise it when what rows hold has another meaning."""
+
+
+DRAWS = 2
+"""Raise it when what is drawn beside starting noise (in training, between steps) is drawn otherwise."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def keys(rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         parts = [FORMAT, row.kind, row.settings, [found[name] for name in row.needs]]
         parts += [fingerprint(GENERATOR_FOLDER), fingerprint(REWARD_FOLDER)]
+        if draws_more_than_starts(row):
+            parts.append(DRAWS)
         if "recipe" in row.settings:
             parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
         adapters = {spec.get("adapter") for spec in row.settings.get("specs", {}).values()}
@@ -67,6 +73,12 @@ def keys(rows: Sequence[Row]) -> dict[str, str]:
         parts += [fingerprint(SHIPPED_FILES[name]) for name in sorted(SHIPPED_FILES.keys() & adapters)]
         found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return found
+
+
+def draws_more_than_starts(row: Row) -> bool:
+    """Whether a row trains something, or samples in several steps."""
+    specs = [*row.settings.get("specs", {}).values(), row.settings.get("spec", {})]
+    return row.leaves_weights or any(spec.get("steps", 1) > 1 for spec in specs)
 
 
 @dataclass(frozen=True)
