@@ -22,6 +22,7 @@ class ToyGenerator(Generator):
     family = name = "toy"
     latent_channels, latent_scale, default_size = 4, 8, 64
     device = torch.device("cpu")
+    adds_noise = True  # it draws none, and takes what it is given
 
     def __init__(self):
         with torch.random.fork_rng(devices=[]):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 from .measures import paired
-from .plan import RENO
+from .plan import RENO, SEED_READINGS, SEVERAL_STEPS, read
 from .results import Results
+from .world import SHIPPED_HEAD
 
 TWICE = "hypernoise-1x2"
 """The record of one step from noise that was moved twice."""
@@ -124,6 +125,65 @@ def _finetuned(results: Results) -> tuple[str, bool]:
     ] <= 0.4
 
 
+def _head(readings: int, least: float) -> Check:
+    """The detector itself, the mean of training seeds, with the base's difference and every seed's."""
+
+    def check(results: Results) -> tuple[str, bool]:
+        name = read("head", readings)
+        seeds, base = results.named(name), results.named("base-1")
+        if len(seeds) < 3 or not base:
+            raise _Missing
+        own = ", ".join(f"{seed['detector']:.3f}" for seed in seeds)
+        shipped = results.number(read(SHIPPED_HEAD, readings), "detector")
+        detector = results.number(name, "detector")
+        told = f"{detector:.3f}, {results.difference(name, 'base-1')}; by training seed {own}; shipped {shipped:.3f}"
+        return told, detector >= least
+
+    return check
+
+
+def _head_against_lora(results: Results) -> tuple[str, bool]:
+    difference = results.difference("head-1", "hypernoise-1")
+    shipped = results.difference(f"{SHIPPED_HEAD}-1", "shipped")
+    return f"{difference}; shipped head over shipped LoRA {shipped}", difference.mean >= 0
+
+
+def _head_goal(results: Results) -> tuple[str, bool]:
+    difference = results.difference(f"{SHIPPED_HEAD}-1", "base-1")
+    return f"{difference}", difference.mean >= 0.19
+
+
+def _head_five_goal(results: Results) -> tuple[str, bool]:
+    detector = results.number(read(SHIPPED_HEAD, 5), "detector")
+    return f"{detector:.3f}", detector >= 0.83
+
+
+def _head_time(results: Results) -> tuple[str, bool]:
+    share = results.ratio(read("head", 3)) / results.ratio("base-best-of-8")
+    return f"{share:.0%} of the time", share < 0.5
+
+
+def _head_noise(results: Results) -> tuple[str, bool]:
+    whole = results.number("base-1", "diversity", "pixels")
+    names = [read(name, i) for name in ("head", SHIPPED_HEAD) for i in SEED_READINGS]
+    shares = [results.number(name, "diversity", "pixels") / whole for name in names]
+    stds = [results.number(name, "noise", "noise_std") for name in names]
+    told = f"diversity {min(shares):.2f} to {max(shares):.2f} of the base's, std {min(stds):.3f} to {max(stds):.3f}"
+    return told, min(shares) >= 0.85 and all(abs(std - 1) <= 0.02 for std in stds)
+
+
+def _head_steps(results: Results) -> tuple[str, bool]:
+    found = {
+        f"{s} steps{', reading free' * (way == 'free')}": results.difference(
+            f"{SHIPPED_HEAD}-{s}-{way}", f"base-{s}-keep"
+        )
+        for way in ("keep-moved", "free")
+        for s in SEVERAL_STEPS
+    }
+    told = "; ".join(f"{title} {difference}" for title, difference in found.items())
+    return told, all(difference.low > 0 for difference in found.values())
+
+
 CHECKS: list[tuple[str, Check]] = [
     ("HyperNoise at 1 step: at least +0.12 over the base, n ≥ 900, three training seeds, intervals above 0", _one_step),
     (
@@ -144,5 +204,13 @@ CHECKS: list[tuple[str, Check]] = [
         "over-optimised fine-tuning: at least 0.10 below the base, with at most 0.4 of its diversity (features)",
         _finetuned,
     ),
+    ("a head at one reading: at least the LoRA", _head_against_lora),
+    ("the shipped head at one reading: at least +0.19 over the base", _head_goal),
+    ("a head at three readings: at least 0.73", _head(3, 0.73)),
+    ("the same in less than half of Best-of-8's time", _head_time),
+    ("a head at five readings: at least 0.76", _head(5, 0.76)),
+    ("the shipped head at five readings: 0.83 is the goal", _head_five_goal),
+    ("heads at 1, 3 and 5 readings: diversity within 15 % of the base's, noise std 1 ± 0.02", _head_noise),
+    ("the shipped head with the noise kept: above the base, interval above 0", _head_steps),
 ]
 """Target and check."""

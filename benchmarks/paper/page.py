@@ -8,8 +8,16 @@ import torch
 
 from hypernoise_core.files import replacing
 
-from . import tables
-from .plan import ABLATION_SHARE, HARD_QUANTILE, ITERATED_STRENGTH, PER_BEST_OF_50, PER_RENO, REDNESS_IN_ENSEMBLE
+from . import head_tables, tables
+from .plan import (
+    ABLATION_SHARE,
+    HARD_QUANTILE,
+    ITERATED_STRENGTH,
+    PER_BEST_OF_50,
+    PER_RENO,
+    PER_TRAINED_STEPS,
+    REDNESS_IN_ENSEMBLE,
+)
 from .plots import plots
 from .results import Results
 
@@ -51,6 +59,22 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         picture("frontier"),
         "Detector score against time: better methods are further up and to the left. Labels give steps, N and "
         "iterations.",
+        "## The head (ours)",
+        "A head is a small network that reads what the frozen denoiser makes of the noise. Each reading costs one "
+        "denoiser call. The training seeds use `train/recipes/embedded-head.yaml`, minutes of one CPU thread each. The "
+        "shipped head is from `embedded-head-long.yaml`, fourteen times as many images. Each moved noise is rescaled to "
+        "the norm of its start.",
+        head_tables.readings_table(results),
+        "What training took:",
+        head_tables.training_table(results),
+        "### What the sampler adds between its steps (the paper's open question 3)",
+        "*Fresh noise* is what the pipeline does. *Noise kept* adds the starting noise again; for a moved noise, the "
+        "moved one. With a *free reading*, the first step's own call is the head's reading, so the head costs no call. "
+        "In brackets: the difference to the base at the same steps, with the same added between them.",
+        head_tables.between_table(results),
+        f"Which training suits which sampling? LoRAs trained at several steps, with {ABLATION_SHARE:.0%} of the recipe's "
+        f"budget each, {PER_TRAINED_STEPS} images a prompt, one seed:",
+        head_tables.trained_table(results),
         "### How much of the search f has learnt",
         "ReNO's reward rises with every iteration. The detector's score rises only at first; after that, ReNO improves "
         "the reward and spoils the image. Shares are relative to ReNO-50, which the paper uses, and to ReNO's best.",

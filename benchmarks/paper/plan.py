@@ -170,10 +170,14 @@ def head(seed: int) -> str:
     return f"head-{seed}"
 
 
+def read(name: str, readings: int) -> str:
+    """The record of one step from noise that was read so often."""
+    return f"{name}-1" if readings == 1 else f"{name}-1x{readings}"
+
+
 def read_again(name: str, adapter: str, readings: tuple[int, ...]) -> dict[str, Spec]:
     """Record name to technique: one step from noise that was read so often."""
-    names = {i: f"{name}-1" if i == 1 else f"{name}-1x{i}" for i in readings}
-    return {names[i]: Spec(adapter=adapter, iterations=i) for i in readings}
+    return {read(name, i): Spec(adapter=adapter, iterations=i) for i in readings}
 
 
 def head_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:

@@ -6,10 +6,19 @@ from pathlib import Path
 from hypernoise_core.files import replacing
 
 from .measures import interval
-from .plan import ABLATION_SHARE, ITERATIONS, MAIN_RANK, RANKS, STEPS, TEMPERATURES
+from .plan import ABLATION_SHARE, HEAD_READINGS, ITERATIONS, MAIN_RANK, RANKS, STEPS, TEMPERATURES, read
 from .results import Results
+from .world import SHIPPED_HEAD
 
-BLUE, RED, GREEN, GREY, ORANGE, TEAL = "#2b6cb0", "#c53030", "#2f855a", "#718096", "#dd6b20", "#0097a7"
+BLUE, RED, GREEN, GREY, ORANGE, TEAL, PURPLE = (
+    "#2b6cb0",
+    "#c53030",
+    "#2f855a",
+    "#718096",
+    "#dd6b20",
+    "#0097a7",
+    "#6b46c1",
+)
 
 NEAR = (4, 4)
 """Offset of labels in points. Other offsets avoid overlaps."""
@@ -23,6 +32,20 @@ FRONTIER = {
         TEAL,
         "v-",
         (-14, 6),
+    ),
+    "head, 1 to 8 readings": (
+        [read(SHIPPED_HEAD, i) for i in HEAD_READINGS],
+        [f"×{i}" for i in HEAD_READINGS],
+        PURPLE,
+        "D-",
+        (-4, 7),
+    ),
+    "head ×3 + Best-of-N, ReNO-5": (
+        ["head-best-of-2", "head-best-of-4", "head-reno-5"],
+        ["2", "4", "ReNO-5"],
+        PURPLE,
+        "s--",
+        NEAR,
     ),
     "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--", NEAR),
     "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--", NEAR),

@@ -5,8 +5,22 @@ from collections.abc import Sequence
 from hypernoise_core.embedded.prompts import CATEGORIES
 
 from .bars import TWICE, bars, best_reno, reno_title, share_of_gain
-from .plan import ABLATION_SHARE, FEW_STEPS, ITERATIONS, MAIN_RANK, RANKS, SEEDS, STEPS, TEMPERATURES
+from .plan import (
+    ABLATION_SHARE,
+    FEW_STEPS,
+    HEAD_BEFORE_SEARCH,
+    HEAD_READINGS,
+    ITERATIONS,
+    MAIN_RANK,
+    RANKS,
+    SEED_READINGS,
+    SEEDS,
+    STEPS,
+    TEMPERATURES,
+    read,
+)
 from .results import Results
+from .world import SHIPPED_HEAD
 
 # The paper's figures (arXiv 2508.09968), beside which ours are put.
 
@@ -52,6 +66,8 @@ METHODS = {
     "HyperNoise (mean of training seeds)": ("hypernoise-1", "HyperNoise"),
     **{f"HyperNoise, {i} iterations (mean of training seeds)": (f"hypernoise-1x{i}", None) for i in ITERATIONS},
     "HyperNoise, the shipped adapter": ("shipped", None),
+    **{f"head, {i} reading{'s' * (i > 1)} (mean of training seeds)": (read("head", i), None) for i in SEED_READINGS},
+    **{f"head, {i} reading{'s' * (i > 1)}, the shipped one": (read(SHIPPED_HEAD, i), None) for i in HEAD_READINGS},
     "fine-tuned, over-optimised": ("finetune-1", None),
     "fine-tuned, stopped at HyperNoise's reward": ("finetune-matched-1", None),
     "prompt search by rewriting": ("base-rewritten", "prompt search"),
@@ -68,6 +84,9 @@ METHODS = {
     "HyperNoise + best-of-8": ("hypernoise-best-of-8", None),
     "HyperNoise + ReNO-5": ("hypernoise-reno-5", None),
     "HyperNoise + ReNO-10": ("hypernoise-reno-10", None),
+    f"head, {HEAD_BEFORE_SEARCH} readings + best-of-2": ("head-best-of-2", None),
+    f"head, {HEAD_BEFORE_SEARCH} readings + best-of-4": ("head-best-of-4", None),
+    f"head, {HEAD_BEFORE_SEARCH} readings + ReNO-5": ("head-reno-5", None),
 }
 """Title to (record, the paper's method)."""
 
