@@ -34,7 +34,7 @@ Check = Callable[[Results], tuple[str, bool]]
 def _bar(results: Results, promise: str, check: Check) -> Bar:
     try:
         return Bar(promise, *check(results))
-    except (KeyError, IndexError, TypeError, _Missing):  # a record or a time that is not there
+    except (KeyError, IndexError, TypeError, AttributeError, _Missing):  # a record or a time that is not there
         return Bar(promise, "not run", None)
 
 

@@ -62,8 +62,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "## The head (ours)",
         "A head is a small network that reads what the frozen denoiser makes of the noise. Each reading costs one "
         "denoiser call. The training seeds use `train/recipes/embedded-head.yaml`, minutes of one CPU thread each. The "
-        "shipped head is from `embedded-head-long.yaml`, fourteen times as many images. Each moved noise is rescaled to "
-        "the norm of its start.",
+        "shipped head is from `embedded-head-long.yaml`, fourteen times as many images. Each moved noise is rescaled "
+        "to the norm of its start.",
         head_tables.readings_table(results),
         "What training took:",
         head_tables.training_table(results),
@@ -72,8 +72,8 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "moved one. With a *free reading*, the first step's own call is the head's reading, so the head costs no call. "
         "In brackets: the difference to the base at the same steps, with the same added between them.",
         head_tables.between_table(results),
-        f"Which training suits which sampling? LoRAs trained at several steps, with {ABLATION_SHARE:.0%} of the recipe's "
-        f"budget each, {PER_TRAINED_STEPS} images a prompt, one seed:",
+        "Which training suits which sampling? LoRAs trained at several steps, with "
+        f"{ABLATION_SHARE:.0%} of the recipe's budget each, {PER_TRAINED_STEPS} images a prompt, one seed:",
         head_tables.trained_table(results),
         "### How much of the search f has learnt",
         "ReNO's reward rises with every iteration. The detector's score rises only at first; after that, ReNO improves "
