@@ -90,13 +90,13 @@ train --validate_every 5 --validation_prompts nowhere.txt | --validation_prompts
 train --validate_every 5 --model sana --prompts p.txt | --validate_every is set: give a file by --validation_prompts
 train --rewards beauty | --rewards: unknown reward 'beauty'
 train --rewards redness=lots | --rewards: reward 'redness=lots': the weight after = is not a number
-train --rewards redness=0 | --rewards: the weights of the rewards sum to nothing
+train --rewards redness=0 | --rewards: no reward has a weight other than zero
 train --rewards redness --held_out beauty | --held_out: unknown reward 'beauty'
 train --rewards redness --held_out redness | --held_out: reward 'redness' is named twice
 train --rewards imagereward --rewards_folder used | not in --rewards_folder, used: download ImageReward.pt
 train --rewards imagereward --rewards_backend package | --rewards_backend is package
 train --rewards redness --model nothing.safetensors --prompts p.txt | --model is 'nothing.safetensors': there is no such
-train --rewards redness --model used/a.safetensors --prompts p.txt | a denoiser alone: say by --pipeline
+train --rewards redness --model used/a.safetensors --prompts p.txt | name its pipeline with --pipeline
 generate | give --prompt TEXT or --prompts FILE
 generate --prompt x --n x | --n is 'x': give a whole number
 generate --prompt x --n 0 | --n is 0: give at least 1
@@ -110,6 +110,8 @@ generate --prompt x --best_of 8 --model sana | --best_of has nothing to go by: g
 generate --prompt x --best_of 8 --reward beauty | --reward: unknown reward 'beauty'
 generate --prompt x --save_dir used/x | --save_dir is 'used/x', and used/x is a file
 generate --prompt x --dtype float64 | --dtype is 'float64': give float32, bfloat16 or float16
+generate --prompt x --reno 2 --free_reading | leave --free_reading out
+generate --prompt x --between_steps never | --between_steps is 'never': give
 generate --prompts nowhere.txt | --prompts: prompts file nowhere.txt
 evaluate --steps 1,two | --steps is '1,two': give numbers above 0
 evaluate --n 100 | --n is 100: give a multiple of 60
@@ -142,15 +144,17 @@ ONCE_MODELS_ARE_LOADED = """
 train --rewards redness --height 60 | --width x --height is 64x60: give multiples of 8 pixels
 train --rewards redness --last_layer_name conv_out | --last_layer_name 'conv_out' is no Linear or Conv2d
 train --rewards redness --distill used/a.safetensors | --distill and --distill_steps belong together
-train --rewards redness --distill half.safetensors --distill_steps 2 | --distill: half.safetensors is not a whole
+train --rewards redness --distill half.safetensors --distill_steps 2 | --distill: half.safetensors is not
 train --rewards redness --iterations 2 --train_type finetune | --iterations, --coarsen and --distill are a noise
 train --rewards redness --optim adamw8bit | --optim adamw8bit needs bitsandbytes
 train --rewards redness --held_out diversity --diagnostics_every 0 | --held_out would never be measured: set --d
 train --rewards redness --model nowhere --prompts p.txt | --model: no generator at 'nowhere'
 generate --prompt x --width 63 | --width x --height is 63x64: give multiples of 8 pixels
 generate --prompt x --adapter nowhere.safetensors | --adapter: no HyperNoise LoRA at nowhere.safetensors
-generate --prompt x --adapter half.safetensors | --adapter: half.safetensors is not a whole safetensors file
+generate --prompt x --adapter half.safetensors | --adapter: half.safetensors is not
 generate --prompt x --adapter other.safetensors | --adapter: other.safetensors was made for flux-one
+generate --prompt x --free_reading | --free_reading is set and --steps is 1
+evaluate --free_reading --steps 1,2 | --free_reading is set and --steps is 1
 evaluate --adapter nowhere | --adapter: no HyperNoise LoRA at nowhere
 """
 

@@ -17,28 +17,32 @@ API = """
 FineTunedDenoiser(generator: Generator, rank: int = 128, alpha: float = 256.0, ranks: dict[str, int] | None = None)
 FineTunedDenoiser.exported(self, **training) -> tuple[dict[str, Tensor], AdapterInfo]
 FineTunedDenoiser.from_config(generator: Generator, config: TrainingConfig) -> Self
-FineTunedDenoiser.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0) -> Tensor
+FineTunedDenoiser.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int | Sequence[int] =
+    0, *, between_steps: BetweenSteps = 'fresh') -> Tensor
 FineTunedDenoiser.load(generator: Generator, path: str | Path) -> Self
 FineTunedDenoiser.named_parameters(self) -> dict[str, Parameter]
 FineTunedDenoiser.parameters(self) -> Iterator[Parameter]
 FineTunedDenoiser.save(self, path: str | Path, **training) -> None
 FineTunedDenoiser.state_dict(self) -> dict[str, Tensor]
 Generator()
+Generator.adds_noise -> bool
 Generator.as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None
+Generator.check_between_steps(self, between_steps: Literal['fresh', 'keep', 'keep-moved']) -> None
 Generator.checkpoint_gradients(self, enabled: bool = True) -> None
 Generator.clean(self, x0: Tensor, prediction: Tensor) -> Tensor
 Generator.decode(self, latents: Tensor) -> Tensor
-Generator.denoise(self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int, denoiser: Module | None) ->
-    Tensor
+Generator.denoise(self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int | Sequence[int], denoiser:
+    Module | None = None, between: Tensor | None = None, first: Callable[[Reading], Tensor] | None = None) -> Tensor
 Generator.encode(self, prompts: Sequence[str]) -> TensorBatch
 Generator.first_call(self, denoiser: Module, x0: Tensor, conditioning: TensorBatch) -> Tensor
-Generator.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0, denoiser: Module |
-    None = None) -> Tensor
+Generator.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int | Sequence[int] = 0,
+    denoiser: Module | None = None, between: Tensor | None = None, first: Callable[[Reading], Tensor] | None = None)
+    -> Tensor
 Generator.noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor
 Generator.read(self, x0: Tensor, conditioning: TensorBatch) -> Reading
 Generator.size_multiple -> int
 HeadHypernetwork(generator: Generator, network: HeadNetwork, info: HeadInfo)
-HeadHypernetwork.follow(self, x0: Tensor, reading: Reading, strength: float = 1.0) -> Tensor
+HeadHypernetwork.following(self, x0: Tensor, strength: float = 1.0) -> First
 HeadHypernetwork.from_config(generator: Generator, config: TrainingConfig) -> HeadHypernetwork
 HeadHypernetwork.load(generator: Generator, path: str | Path) -> HeadHypernetwork
 HeadHypernetwork.named_parameters(self) -> dict[str, Parameter]
@@ -55,17 +59,19 @@ LoraHypernetwork.named_parameters(self) -> dict[str, Parameter]
 LoraHypernetwork.residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor
 LoraHypernetwork.save(self, path: str | Path, **training) -> None
 NoiseHypernetwork()
-NoiseHypernetwork.__call__(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor
+NoiseHypernetwork.__call__(self, x: Tensor, conditioning: Any, remaining: int | Tensor = 1) -> Tensor
+NoiseHypernetwork.following(self, x0: Tensor, strength: float = 1.0) -> First
 NoiseHypernetwork.from_config(generator: Generator, config: TrainingConfig) -> Self
-NoiseHypernetwork.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int = 0, strength:
-    float = 1.0, iterations: int = 1) -> Tensor
+NoiseHypernetwork.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int | Sequence[int] =
+    0, strength: float = 1.0, iterations: int = 1, between_steps: BetweenSteps = 'fresh', free_reading: bool =
+    False) -> Tensor
 NoiseHypernetwork.load(generator: Generator, path: str | Path) -> Self
-NoiseHypernetwork.modulate(self, x0: Tensor, conditioning: TensorBatch, strength: float = 1.0, iterations: int = 1)
-    -> Tensor
+NoiseHypernetwork.modulate(self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1) ->
+    Tensor
 NoiseHypernetwork.moved(self, x: Tensor, delta: Tensor, x0: Tensor) -> Tensor
 NoiseHypernetwork.named_parameters(self) -> dict[str, Parameter]
 NoiseHypernetwork.parameters(self) -> Iterator[Parameter]
-NoiseHypernetwork.residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor
+NoiseHypernetwork.residual(self, x: Tensor, conditioning: Any, remaining: int | Tensor = 1) -> Tensor
 NoiseHypernetwork.save(self, path: str | Path, **training) -> None
 NoiseHypernetwork.state_dict(self) -> dict[str, Tensor]
 Reward()
@@ -80,7 +86,6 @@ RewardEnsemble.combine(self, scores: Mapping[str, Tensor]) -> Tensor
 RewardEnsemble.encode_text(self, prompts: Sequence[str]) -> TensorBatch
 RewardEnsemble.fault(self, images: Tensor, text: TensorBatch) -> str | None
 RewardEnsemble.judge(self, images: Tensor, text: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]
-RewardEnsemble.per_picture -> bool
 RewardEnsemble.score(self, images: Tensor, text: TensorBatch) -> Tensor
 RewardEnsemble.scores(self, images: Tensor, text: TensorBatch, names: Iterable[str] | None = None) -> dict[str,
     Tensor]
@@ -104,13 +109,14 @@ TrainingConfig(*, train_type: Literal['noise', 'finetune'] = 'noise', hypernetwo
     reward_grad_clip: float | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'adamw8bit'] = 'adamw', lr:
     float = 0.001, weight_decay: float = 0.0, momentum: float = 0.9, beta2: float = 0.999, grad_clip: float = 1.0,
     batch_size: int = 32, accumulation_steps: int = 1, micro_batch_size: int | None = None, max_steps: int = 1000,
-    warmup_steps: int = 10, decay_fraction: float = 0.0, ema_decay: float | None = None, steps: int = 1, height: int
-    | None = None, width: int | None = None, pictures_per_prompt: int = 1, latent_type: Literal['inf', 'batch',
-    'multi', 'one'] = 'inf', warm_start_pictures: int = 0, gradient_checkpointing: bool | Literal['hypernetwork'] =
-    False, compile: bool = False, diagnostics_every: int = 100, validate_every: int = 0, patience: int = 0,
-    diversity_floor: float = 0.0, max_skipped: int = 5, seed: int = 0)
+    warmup_steps: int = 10, decay_fraction: float = 0.0, ema_decay: float | None = None, steps: int = 1,
+    between_steps: Literal['fresh', 'keep', 'keep-moved'] = 'fresh', height: int | None = None, width: int | None =
+    None, pictures_per_prompt: int = 1, latent_type: Literal['inf', 'batch', 'multi', 'one'] = 'inf',
+    warm_start_pictures: int = 0, gradient_checkpointing: bool | Literal['hypernetwork'] = False, compile: bool =
+    False, diagnostics_every: int = 100, validate_every: int = 0, patience: int = 0, diversity_floor: float = 0.0,
+    max_skipped: int = 5, seed: int = 0)
 best_of_n(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, steps: int
-    = 1, start: Start | None = None, seed: int = 0) -> Found
+    = 1, start: Start | None = None, seed: int | Sequence[int] = 0, between_steps: BetweenSteps = 'fresh') -> Found
 load_generator(model: str, device: str = 'cpu', dtype: dtype = torch.float32, *, variant: str | None = None, config:
     str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False) ->
     DiffusersGenerator
