@@ -95,9 +95,9 @@ class Trainer:
             torch.manual_seed(config.seed)
             kind = config.hypernetwork if config.train_type == "noise" else "finetune"
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
+            with about("distill"):
+                self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         self.teacher = self._make_teacher()
-        with about("distill"):
-            self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
                 denoiser.compile()
