@@ -134,11 +134,10 @@ def test_readings_to_come_are_told_by_a_number_or_row_by_row(generator, head, pr
 @torch.no_grad()
 def test_following_a_reading_is_modulating_without_a_call(generator, head, prompts):
     x0, conditioning = generator.noise(2, seed=1), generator.encode(prompts[:2])
-    delta = head.follow(x0, generator.read(x0, conditioning), 0.7)
-    assert torch.allclose(x0 + delta, head.modulate(x0, conditioning, 0.7), atol=1e-6)
-    coarse = HeadHypernetwork.new(generator, **SMALL, coarsen=2)
-    with pytest.raises(ValueError, match="coarsened by 2"):
-        coarse.follow(x0, generator.read(x0, conditioning))
+    reading, moved = generator.read(x0, conditioning), head.modulate(x0, conditioning, 0.7)
+    assert torch.allclose(x0 + head.following(x0, 0.7)(reading), moved, atol=1e-6)
+    with pytest.raises(ValueError, match="coarsen"):
+        HeadHypernetwork.new(generator, **SMALL, coarsen=2).following(x0)
 
 
 @pytest.mark.parametrize("reads", ["features", "prediction"])

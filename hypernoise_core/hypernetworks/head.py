@@ -146,8 +146,8 @@ def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen
 
 @torch.no_grad()
 def features_of(generator: Generator) -> tuple[int, int]:
-    """(features of each cell, latent cells along each side of it), by one reading of the smallest noise; (0, 0) where
-    the generator gives none."""
+    """The number of features and the side of their cells in latent cells, from one reading of the smallest noise.
+    (0, 0) if the generator gives no features."""
     side = 2 * generator.size_multiple
     x = generator.noise(1, side, side)
     grid = generator.read(x, generator.encode([""])).features
@@ -180,7 +180,7 @@ def check_fit(info: HeadInfo, path: str, name: str, family: str, space: LatentSp
 
 
 def _check_features(info: HeadInfo, path: str, generator: Generator) -> None:
-    """Raises ValueError where a head reads features and the generator, though of its family, gives others."""
+    """Raise ValueError if a head reads features and the generator, although of the same family, gives others."""
     if not info.shape.features:
         return
     wanted, found = (info.shape.features, info.shape.feature_cell), features_of(generator)

@@ -21,10 +21,17 @@ from .head_network import HeadNetwork, HeadShape
 KIND = "head"
 
 LARGEST = {
-    **{"channels": 1024, "features": 65_536, "width": 4096, "depth": 64, "patch": 64, "feature_cell": 64},
-    **{"latent_scale": 1024, "iterations": 1000, "coarsen": 64},
+    "channels": 1024,
+    "features": 65_536,
+    "width": 4096,
+    "depth": 64,
+    "patch": 64,
+    "feature_cell": 64,
+    "latent_scale": 1024,
+    "iterations": 1000,
+    "coarsen": 64,
 }
-"""What a header may ask for: more is damage, and would take memory or time before anybody sees that."""
+"""The most that a header may ask for. A larger value is damage, and would cost memory or time before it is noticed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +134,7 @@ def _info(metadata: dict[str, str]) -> HeadInfo:
 
 
 def _whole(own: dict[str, str], key: str, most: int) -> int:
-    """A header's number, taken out of it: at least 1, but for features, of which there may be none."""
+    """Take a number out of a header. It is at least 1, except for the features: a head may read none."""
     least, number = 0 if key == "head_features" else 1, int(own.pop(key))
     if not least <= number <= most:
         raise ValueError(f"{key} is not from {least} to {most}")
@@ -135,7 +142,7 @@ def _whole(own: dict[str, str], key: str, most: int) -> int:
 
 
 def _name(own: dict[str, str], key: str) -> str:
-    """A header's name, taken out of it, fit to be shown: one line, not too long."""
+    """Take a name out of a header and make it fit for a message: one short line."""
     return "".join(character for character in own.pop(key) if character.isprintable())[:200]
 
 
