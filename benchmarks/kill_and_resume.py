@@ -3,6 +3,7 @@
 python -m benchmarks.kill_and_resume                # 20 kills at random moments, every second one inside a write
 python -m benchmarks.kill_and_resume --kills 50 --seed 1
 python -m benchmarks.kill_and_resume --processes 2  # two gloo processes train together, and all of them are killed
+python -m benchmarks.kill_and_resume --kind head    # a head on its own iterates in place of a LoRA
 
 Runs are forked, so a kill costs the training and not the imports. POSIX systems only.
 """
@@ -26,10 +27,14 @@ from hypernoise_core.training import Checkpoints
 from train.__main__ import main as train
 
 RUN = [
-    *("--rewards=redness", "--lora_rank=4", "--batch_size=2", "--accumulation_steps=2", "--optim=adamw", "--lr=1e-3"),
-    *("--ema_decay=0.9", "--warm_start_pictures=4", "--diagnostics_every=20", "--validate_every=15", "--save_every=1"),
-    *("--log_every=1000", "--trackers=", "--resume=auto"),
+    *("--rewards=redness", "--batch_size=2", "--accumulation_steps=2", "--optim=adamw", "--lr=1e-3", "--ema_decay=0.9"),
+    *("--diagnostics_every=20", "--validate_every=15", "--save_every=1", "--log_every=1000", "--trackers="),
+    "--resume=auto",
 ]
+KINDS = {
+    "lora": ["--lora_rank=4", "--warm_start_pictures=4"],
+    "head": ["--hypernetwork=head", "--head_width=32", "--head_depth=1", "--iterations=3"],
+}
 PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 
 
@@ -47,17 +52,19 @@ class Outcome:
         return self.state_equal and self.metrics_equal and self.adapter_equal
 
 
-def kill_and_resume(folder: Path, kills: int, steps: int, seed: int = 0, processes: int = 1) -> Outcome:
+def kill_and_resume(
+    folder: Path, kills: int, steps: int, seed: int = 0, processes: int = 1, kind: str = "lora"
+) -> Outcome:
     """Train in `folder`/whole without a kill and in `folder`/broken with `kills` of them, and compare. With several
-    processes a kill takes all of them, in any order."""
+    processes a kill takes all of them, in any order. `kind` is one of `KINDS`."""
     (folder / "train.txt").write_text("\n".join(PROMPTS))
     (folder / "validation.txt").write_text("four squares")
     rng, whole, broken = random.Random(seed), folder / "whole", folder / "broken"
-    _wait(_start(folder, whole, steps, processes))
+    _wait(_start(folder, whole, steps, processes, kind))
     done = half_written = 0
     while done < kills:
         goal = round(steps * rng.uniform(done, done + 1) / (kills + 1))
-        run = _start(folder, broken, steps, processes)
+        run = _start(folder, broken, steps, processes, kind)
         _wait_to_kill(run, broken, goal, rng, in_write=done % 2 == 1)
         for process in rng.sample(run, len(run)):
             os.kill(process, signal.SIGKILL)
@@ -68,19 +75,20 @@ def kill_and_resume(folder: Path, kills: int, steps: int, seed: int = 0, process
         half_written += half
         newest = Checkpoints(broken / "checkpoints").newest()
         print(f"kill {done}: newest complete is {newest.path.name if newest else 'none'}" + ", one half written" * half)
-    _wait(_start(folder, broken, steps, processes))
+    _wait(_start(folder, broken, steps, processes, kind))
     return _compare(whole, broken, done, half_written)
 
 
-def _start(folder: Path, save_dir: Path, steps: int, processes: int) -> list[int]:
+def _start(folder: Path, save_dir: Path, steps: int, processes: int, kind: str) -> list[int]:
     """A training run; the ids of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_fork(folder, save_dir, steps, rank, processes, port) for rank in range(processes)]
+    own = [*KINDS[kind], f"--max_steps={steps}", f"--save_dir={save_dir}"]
+    return [_fork(folder, own, rank, processes, port) for rank in range(processes)]
 
 
-def _fork(folder: Path, save_dir: Path, steps: int, rank: int, processes: int, port: int) -> int:
+def _fork(folder: Path, arguments: list[str], rank: int, processes: int, port: int) -> int:
     run = os.fork()
     if run:
         return run
@@ -94,7 +102,7 @@ def _fork(folder: Path, save_dir: Path, steps: int, rank: int, processes: int, p
         log = os.open(folder / f"stderr-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 2)
         prompts = [f"--prompts={folder / 'train.txt'}", f"--validation_prompts={folder / 'validation.txt'}"]
-        train([*RUN, *prompts, f"--max_steps={steps}", f"--save_dir={save_dir}"])
+        train([*RUN, *prompts, *arguments])
         code = 0
     finally:
         os._exit(code)
@@ -140,10 +148,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kind", choices=KINDS, default="lora")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_and_resume(Path(folder), args.kills, args.steps, args.seed, args.processes)
+        outcome = kill_and_resume(Path(folder), args.kills, args.steps, args.seed, args.processes, args.kind)
     print(f"{outcome.kills} kills, {outcome.half_written} of them left a checkpoint half written")
     print(f"all state tensors bit for bit equal to the run that was left alone: {outcome.state_equal}")
     print(f"metrics.jsonl byte for byte equal: {outcome.metrics_equal}")

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is unknown at once
 
 import torch
 
-from hypernoise_core import LoraHypernetwork, RewardEnsemble, load_generator, load_reward
+from hypernoise_core import HeadHypernetwork, LoraHypernetwork, RewardEnsemble, load_generator, load_reward
 from hypernoise_core.embedded.benchmark import cases
 from hypernoise_core.embedded.prompts import RELATIONS
 from hypernoise_core.embedded.scenes import COLORS, Scene, Thing, random_background
@@ -50,6 +50,21 @@ def randomized(lora, scale=0.02):
             if ".lora_B." in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * scale)
     return lora
+
+
+@pytest.fixture
+def head(generator):
+    """A small one that is not zero."""
+    return randomized_head(HeadHypernetwork.new(generator, width=32, depth=1))
+
+
+def randomized_head(head, scale=0.05):
+    """All of its weights as if trained a little, the same for equal shapes."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * scale + (parameter == 1))
+    return head
 
 
 def scene_for(prompt, rng):

@@ -11,21 +11,25 @@ from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import Checkpoints, StepDone, load_trainer_state, trainer_state
 
 SETTINGS = dict(
-    rank=4, alpha=8, batch_size=4, accumulation_steps=2, max_steps=3, warmup_steps=0, lr=1e-2, optimizer="sgd",
-    momentum=0.9, diagnostics_every=0, warm_start_pictures=4, reward_grad_clip=0.05, temperature=0.1,
+    batch_size=4, accumulation_steps=2, max_steps=3, warmup_steps=0, lr=1e-2, optimizer="sgd", momentum=0.9,
+    diagnostics_every=0, reward_grad_clip=0.05, temperature=0.1,
 )  # fmt: skip
+KINDS = {
+    "lora": dict(rank=4, alpha=8, warm_start_pictures=4),
+    "head": dict(hypernetwork="head", head_width=32, head_depth=1, iterations=3, ema_decay=0.9),
+}
 PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 
 
-def make(generator, **changes) -> Trainer:
-    config = TrainingConfig(**{**SETTINGS, **changes})
+def make(generator, kind, **changes) -> Trainer:
+    config = TrainingConfig(**{**SETTINGS, **KINDS[kind], **changes})
     return Trainer(generator, RewardEnsemble([(Redness(), 1.0)]), PROMPTS, config)
 
 
-def first_step(generator) -> tuple[list[dict], list[torch.Tensor]]:
+def first_step(generator, kind) -> tuple[list[dict], list[torch.Tensor]]:
     """(metrics, gradients) of one step from weights that are not zero, so that gradients reach every layer. Without
     the warm start: what it solves for is ill-conditioned, which makes much of the order of a sum."""
-    trainer = make(generator, warm_start_pictures=0)
+    trainer = make(generator, kind, warm_start_pictures=0)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainer.parameters:
@@ -44,24 +48,31 @@ def train(trainer: Trainer, steps: int | None = None) -> tuple[list[dict], list[
     return metrics, [p.grad.clone() for p in trainer.parameters]
 
 
-def main(folder: Path, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    generator = load_generator("embedded")
-    metrics, gradients = first_step(generator)
+def leave(folder: Path, rank: int, generator, kind: str) -> None:
+    """Train one kind and leave what was seen."""
+    folder.mkdir(exist_ok=True)
+    metrics, gradients = first_step(generator, kind)
     torch.save({"metrics": metrics, "gradients": gradients}, folder / f"first-{rank}.pt")
-    first = make(generator)
+    first = make(generator, kind)
     train(first, steps=1)
     state = trainer_state(first)
     if rank == 0:
         Checkpoints(folder / "checkpoints").save(state, first.save)
     dist.barrier()
     train(first)
-    second = make(generator)
+    second = make(generator, kind)
     load_trainer_state(second, Checkpoints(folder / "checkpoints").newest().load())
     metrics, _ = train(second)
-    weights = [p.detach() for p in first.parameters], [p.detach() for p in second.parameters]
+    weights = [[p.detach() for p in (*t.parameters, *(t.average or []))] for t in (first, second)]
     torch.save({"metrics": metrics, "weights": weights}, folder / f"resumed-{rank}.pt")
+
+
+def main(folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    generator = load_generator("embedded")
+    for kind in KINDS:
+        leave(folder / kind, rank, generator, kind)
     dist.destroy_process_group()
 
 

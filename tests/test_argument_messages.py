@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.settings import Message, SettingError, about, naming
 from train import __main__ as train_command
 from train import convert, demo, evaluate, generate
@@ -56,6 +56,18 @@ train --pictures_per_prompt 3 | --pictures_per_prompt is 3: give a divisor of --
 train --use_checkpoint sometimes | --use_checkpoint is 'sometimes': give true or false, or hypernetwork
 train --use_checkpoint hypernetwork --train_type finetune | --use_checkpoint is hypernetwork, and --train_type finetune
 train --enable_modulate_noise false | --enable_modulate_noise is false
+train --hypernetwork tree | --hypernetwork is 'tree': give lora or head
+train --hypernetwork head --warm_start_pictures 64 | --warm_start_pictures is set, which fits a LoRA's last layer
+train --coarsen 2 | --warm_start_pictures is set
+train --hypernetwork head --distill x.safetensors | --distill and --distill_steps belong together
+train --hypernetwork head --distill_steps 5 | --distill and --distill_steps belong together
+train --hypernetwork head --distill_steps -1 | --distill_steps is -1: give at least 0
+train --hypernetwork head --head_width 50 | --head_width is 50: give a multiple of 16
+train --hypernetwork head --head_depth 0 | --head_depth is 0: give at least 1
+train --hypernetwork head --head_reads words | --head_reads is 'words': give features or prediction
+train --hypernetwork head --iterations 0 | --iterations is 0: give at least 1
+train --hypernetwork head --coarsen 0 | --coarsen is 0: give at least 1
+train --train_type finetune --iterations 3 | --iterations, --coarsen and --distill are a noise hypernetwork's
 train --patience 2 | --validate_every is 0, so --patience and --diversity_floor cannot stop the run
 train --diversity_floor 1 | --diversity_floor is 1.0: give a number in [0, 1)
 train --save_every 0 | --save_every is 0: give at least 1
@@ -155,6 +167,13 @@ generate --prompt x --adapter half.safetensors | --adapter: half.safetensors is 
 generate --prompt x --adapter other.safetensors | --adapter: other.safetensors was made for flux-one
 generate --prompt x --free_reading | --free_reading is set and --steps is 1
 evaluate --free_reading --steps 1,2 | --free_reading is set and --steps is 1
+train --rewards redness --hypernetwork head --coarsen 3 | --coarsen is 3, and pictures are 64x64
+train --rewards redness --hypernetwork head --distill nowhere.safetensors --distill_steps 5 | --distill: no HyperNoise
+train --rewards redness --hypernetwork head --distill head.safetensors --distill_steps 500 | --distill_steps is 500 of
+generate --prompt x --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
+evaluate --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
+convert --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
+convert --adapter head.safetensors --output peft | --output is 'peft', and head.safetensors is a head: it has no PEFT
 evaluate --adapter nowhere | --adapter: no HyperNoise LoRA at nowhere
 """
 
@@ -214,6 +233,9 @@ def test_it_is_named_where_the_model_has_to_be_asked(folder, capsys, line, words
     whole = HYPERNOISE_FILE.read_bytes()
     (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     (folder / "other.safetensors").write_bytes(_for_another_model(whole))
+    head = HEAD_FILE.read_bytes()
+    (folder / "head.safetensors").write_bytes(head)
+    (folder / "half-head.safetensors").write_bytes(head[: len(head) // 2])
     check(folder, capsys, line, words)
 
 

@@ -8,10 +8,10 @@ from benchmarks.kill_and_resume import kill_and_resume
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks; not on Windows")
-@pytest.mark.parametrize(("kills", "processes"), [(2, 1), (1, 2)])
-def test_killed_runs_end_as_if_left_alone(tmp_path, kills, processes):
+@pytest.mark.parametrize(("kills", "processes", "kind"), [(2, 1, "lora"), (1, 2, "head")])
+def test_killed_runs_end_as_if_left_alone(tmp_path, kills, processes, kind):
     """A kill or two here; `python -m benchmarks.kill_and_resume` does 20, with `--processes 2` of two that train
     together."""
-    outcome = kill_and_resume(tmp_path, kills, steps=4 * kills, processes=processes)
+    outcome = kill_and_resume(tmp_path, kills, steps=4 * kills, processes=processes, kind=kind)
     assert outcome.kills == kills
     assert outcome.exact, outcome

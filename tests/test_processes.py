@@ -26,23 +26,27 @@ def left_behind(tmp_path_factory):
     for worker in workers:
         _, error = worker.communicate(timeout=300)
         assert worker.returncode == 0, error
-    return {file.stem: torch.load(file, weights_only=True) for file in folder.glob("*.pt")}
+    files = folder.glob("*/*.pt")
+    return {f"{file.parent.name}/{file.stem}": torch.load(file, weights_only=True) for file in files}
 
 
-def test_gradients_and_metrics_equal_one_process(generator, left_behind):
-    metrics, gradients = processes_worker.first_step(generator)
+@pytest.mark.parametrize("kind", processes_worker.KINDS)
+def test_gradients_and_metrics_equal_one_process(generator, left_behind, kind):
+    metrics, gradients = processes_worker.first_step(generator, kind)
     assert all(gradient.abs().max() > 0 for gradient in gradients)
     norm = metrics[0]["grad_norm"]
     for rank in (0, 1):
-        got = left_behind[f"first-{rank}"]
+        got = left_behind[f"{kind}/first-{rank}"]
         assert got["metrics"][0] == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
         for a, b in zip(got["gradients"], gradients, strict=True):
             assert (a - b).abs().max() <= 1e-6 * norm
 
 
-def test_both_processes_hold_the_same_and_resume_bit_for_bit(left_behind):
-    (unbroken, resumed), (other, _) = left_behind["resumed-0"]["weights"], left_behind["resumed-1"]["weights"]
-    assert len(left_behind["resumed-0"]["metrics"]) == 2
+@pytest.mark.parametrize("kind", processes_worker.KINDS)
+def test_both_processes_hold_the_same_and_resume_bit_for_bit(left_behind, kind):
+    first, second = (left_behind[f"{kind}/resumed-{rank}"] for rank in (0, 1))
+    (unbroken, resumed), (other, _) = first["weights"], second["weights"]
+    assert len(first["metrics"]) == 2
     for a, b, c in zip(unbroken, resumed, other, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)

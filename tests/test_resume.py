@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
+from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.prompt_sets import PromptMix, PromptSet
@@ -55,33 +57,39 @@ def told(events, count=None):
     return [repr(event) for event in events] if count is None else [repr(next(events)) for _ in range(count)]
 
 
-EVENTFUL = dict(
-    accumulation_steps=2,
-    ema_decay=0.9,
-    warm_start_pictures=4,
-    diagnostics_every=3,
-    validate_every=3,
-    max_steps=3,
-)
-"""Two events of warm start, three steps, one diagnosis, one validation."""
+EVENTFUL = dict(accumulation_steps=2, ema_decay=0.9, diagnostics_every=3, validate_every=3, max_steps=3)
+"""Three steps, one diagnosis, one validation."""
+
+HEAD = dict(hypernetwork="head", head_width=32, head_depth=1, iterations=3)
+DISTILLED = dict(distill=str(HYPERNOISE_FILE), distill_steps=1)
+KINDS = {"lora": EVENTFUL | dict(warm_start_pictures=4), "head": EVENTFUL | HEAD | DISTILLED}
+"""A LoRA has two events of warm start before all that; a head's first step follows a LoRA."""
 
 
 @pytest.fixture(scope="module")
 def unbroken(generator):
-    """(what a run told, how it ended), never stopped."""
-    trainer = make(generator, RewardEnsemble([(Redness(), 1.0)]), mix_of(held_in()), **EVENTFUL)
-    return told(trainer.events()), everything(trainer)
+    """Kind to (what a run told, how it ended), never stopped."""
+
+    @cache
+    def run(kind):
+        trainer = make(generator, RewardEnsemble([(Redness(), 1.0)]), mix_of(held_in()), **KINDS[kind])
+        return told(trainer.events()), everything(trainer)
+
+    return run
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
-def test_a_stopped_run_goes_on_bit_for_bit(generator, redness, mix, tmp_path, unbroken, stop_after):
+STOPS = [("lora", 1), ("lora", 2), ("lora", 3), ("lora", 5), ("lora", 6), ("head", 1), ("head", 2), ("head", 4)]
+
+
+@pytest.mark.parametrize(("kind", "stop_after"), STOPS)
+def test_a_stopped_run_goes_on_bit_for_bit(generator, redness, mix, tmp_path, unbroken, kind, stop_after):
     """Stopped after any event (in the warm start, between a step and its measurements): weights, average, optimizer,
     order and every number told equal the unbroken run's."""
-    wanted, expected = unbroken
-    first = make(generator, redness, mix, **EVENTFUL)
+    wanted, expected = unbroken(kind)
+    first = make(generator, redness, mix, **KINDS[kind])
     got = told(first.events(), stop_after)
     Checkpoints(tmp_path).save(trainer_state(first), first.save)
-    second = make(generator, redness, mix, **EVENTFUL)
+    second = make(generator, redness, mix, **KINDS[kind])
     assert load_trainer_state(second, Checkpoints(tmp_path).newest().load()) == []
     got += told(second.events())
 
@@ -169,6 +177,38 @@ def test_what_cannot_change_is_refused_and_nothing_is_touched(generator, redness
     with pytest.raises(ValueError, match=r"rank is 8, the checkpoint has 4.*seed is 3, the checkpoint has 0"):
         load_trainer_state(second, trainer_state(first))
     assert all(torch.equal(tensor, before[name]) for name, tensor in everything(second).items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            dict(distill=None, distill_steps=0),
+            "distill is None, the checkpoint has .*: its first steps followed another",
+        ),
+        (
+            dict(distill_steps=2),
+            "distill_steps is 2, the checkpoint has 1: its first steps followed a file for another",
+        ),
+        (dict(head_width=48), "head_width is 48, the checkpoint has 32: its weights have another shape"),
+        (dict(head_depth=2), "head_depth is 2"),
+        (dict(head_reads="prediction"), "head_reads is prediction"),
+        (dict(coarsen=2), "coarsen is 2"),
+        (dict(hypernetwork="lora"), "hypernetwork is lora, the checkpoint has head: another kind of hypernetwork"),
+    ],
+)
+def test_what_is_built_into_a_head_cannot_change(generator, redness, mix, change, words):
+    first = make(generator, redness, mix, **HEAD, **DISTILLED)
+    second = make(generator, redness, mix, **{**HEAD, **DISTILLED, **change})
+    with pytest.raises(ValueError, match=words):
+        load_trainer_state(second, trainer_state(first))
+
+
+def test_a_head_may_go_on_with_more_readings(generator, redness, mix):
+    first, second = make(generator, redness, mix, **HEAD), make(generator, redness, mix, **HEAD | dict(iterations=5))
+    told(first.events(), 1)
+    assert load_trainer_state(second, trainer_state(first)) == ["iterations: 3 -> 5"]
+    assert told(second.events(), 1)
 
 
 def test_other_prompts_begin_a_new_pass(generator, redness, mix):

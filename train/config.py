@@ -331,7 +331,8 @@ class TrainArguments(ModelArguments, RewardArguments):
         )
 
 
-def default_recipe(model: str) -> str | None:
-    """The recipe with a model's default arguments, `recipes/<short name>.yaml`, or None."""
-    path = RECIPES / f"{model}.yaml"
+def default_recipe(model: str, hypernetwork: str = "lora") -> str | None:
+    """The recipe with a model's default arguments, or None: `recipes/<short name>.yaml` for a LoRA, for another kind of
+    hypernetwork `recipes/<short name>-<kind>.yaml`."""
+    path = RECIPES / (f"{model}.yaml" if hypernetwork == "lora" else f"{model}-{hypernetwork}.yaml")
     return str(path) if model in SHORT_NAMES and path.is_file() else None

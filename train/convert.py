@@ -21,9 +21,13 @@ from hypernoise_core.hypernetworks.adapter_file import (
     AdapterInfo,
     layer_ranks,
     read_adapter,
+    read_kind,
     write_adapter,
     write_peft_folder,
 )
+from hypernoise_core.hypernetworks.head import HeadHypernetwork
+from hypernoise_core.hypernetworks.head_file import HeadInfo, read_head
+from hypernoise_core.hypernetworks.head_network import HeadNetwork
 from hypernoise_core.settings import about
 
 from .cli import in_arguments_of, parse, run_command
@@ -36,7 +40,7 @@ class ConvertArguments:
     """Print what is in an adapter, and turn one kind of adapter file into another."""
 
     adapter: str
-    """HyperNoise LoRA file, file written by diffusers' save_lora_adapter, PEFT folder, or the Hugging Face id of
+    """HyperNoise file of any kind, file written by diffusers' save_lora_adapter, PEFT folder, or the Hugging Face id of
     one."""
     output: str | None = None
     """What to write: a name that ends in .safetensors for a HyperNoise LoRA, any other name for a PEFT folder. Without
@@ -63,6 +67,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args: ConvertArguments = parse(ConvertArguments, PROG, __doc__, argv)
     with about("adapter"):
+        is_head = read_kind(args.adapter) == "head"
+    if is_head:
+        _show_head(args)
+    else:
+        _convert_lora(args)
+
+
+def _convert_lora(args: ConvertArguments) -> None:
+    with about("adapter"):
         weights, info = read_adapter(args.adapter)
     if args.model:
         generator = load_generator(args.model)
@@ -71,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fitted, info = lora.exported()
         weights = {name: tensor.to(weights[name].dtype) for name, tensor in fitted.items()}
     rows = contents(weights, info)
-    width = max(map(len, [*rows, "written to"])) + 2
-    print("\n".join(f"{name:{width}}{text}" for name, text in rows.items()))
+    width = _print(rows)
     if not args.output:
         return
     if args.dtype:
@@ -84,6 +96,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         write_adapter(args.output, weights, info)
     print(f"{'written to':{width}}{args.output}")
+
+
+def _show_head(args: ConvertArguments) -> None:
+    if args.output:
+        raise ValueError(
+            f"--output is {args.output!r}, and {args.adapter} is a head: it has no PEFT form, because it is not a LoRA. "
+            "Leave --output out to print what the file holds"
+        )
+    with about("adapter"):
+        network, info = read_head(args.adapter)
+    if args.model:
+        generator = load_generator(args.model)
+        with about("adapter"):
+            HeadHypernetwork.load(generator, args.adapter)
+    _print(head_contents(network, info))
+
+
+def _print(rows: dict[str, str]) -> int:
+    """Print a table; returns the width of its first column."""
+    width = max(map(len, [*rows, "written to"])) + 2
+    print("\n".join(f"{name:{width}}{text}" for name, text in rows.items()))
+    return width
+
+
+def head_contents(network: HeadNetwork, info: HeadInfo) -> dict[str, str]:
+    """What a user wants to know about a head."""
+    shape, values = info.shape, sum(parameter.numel() for parameter in network.parameters())
+    features = f", {shape.features} features of each {shape.feature_cell}x{shape.feature_cell} latent cells"
+    coarse = f", which see {info.coarsen}x{info.coarsen} latent cells as one" if info.coarsen > 1 else ""
+    return {
+        "kind": "noise hypernetwork, a head",
+        "made for": f"{info.generator or 'unknown'} ({info.family or 'family unknown'})",
+        "latents": str(info.space),
+        "reads": "noise, prediction" + (features if shape.features else ""),
+        "readings": f"trained for {info.iterations}{coarse}",
+        "network": f"width {shape.width}, depth {shape.depth}, patches of {shape.patch}x{shape.patch} latent cells",
+        "size": f"{values / 1e6:.2f} M values",
+        **info.training,
+    }
 
 
 def contents(weights: dict[str, Tensor], info: AdapterInfo) -> dict[str, str]:

@@ -49,7 +49,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
     sana-1.6b, sd-turbo, sdxl-turbo, flux."""
     adapter: str | None = None
-    """HyperNoise LoRA file, PEFT folder or its Hugging Face id. Default: the shipped adapter for the embedded model,
+    """HyperNoise file, PEFT folder or its Hugging Face id. Default: the shipped adapter for the embedded model,
     none for others."""
     prompt: str | None = None
     """One prompt."""

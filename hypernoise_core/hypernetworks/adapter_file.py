@@ -161,6 +161,8 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     tensors, metadata = read_tensors(file)
     weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     try:
+        if metadata.get("hypernoise.kind") == "head":
+            raise ValueError("is a HyperNoise head, which holds no LoRA: load it as a noise hypernetwork of any kind")
         _check_weights(weights)
         if "hypernoise.format" in metadata:
             info = _info(metadata)

@@ -90,6 +90,7 @@ class HeadHypernetwork(NoiseHypernetwork):
     def load(cls, generator: Generator, path: str | Path) -> HeadHypernetwork:
         network, info = read_head(path)
         check_fit(info, str(path), generator.name, generator.family, space_of(generator))
+        _check_features(info, str(path), generator)
         head = cls(generator, network, info)
         network.requires_grad_(True)
         return head
@@ -119,20 +120,16 @@ class HeadHypernetwork(NoiseHypernetwork):
 
 
 def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen: int = 1) -> HeadShape:
-    """The shape of a head for `generator`: one reading of its smallest noise tells what there is to read."""
+    """The shape of a head for `generator`."""
     features = feature_cell = 0
     if reads == "features":
-        side = 2 * generator.size_multiple
-        with torch.no_grad():
-            x = generator.noise(1, side, side)
-            grid = generator.read(x, generator.encode([""])).features
-        if grid is None:
+        features, feature_cell = features_of(generator)
+        if not features:
             raise SettingError(
                 "{head_reads} is features, which {} ({}) does not give: train a head on prediction alone",
                 generator.name,
                 generator.family,
             )
-        features, feature_cell = grid.shape[1], x.shape[-2] // grid.shape[-2]
     patch = max(1, feature_cell)
     cells = generator.default_size // generator.latent_scale // coarsen
     while (-(-cells // patch)) ** 2 > MAX_TOKENS:
@@ -145,6 +142,16 @@ def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen
         patch=patch,
         feature_cell=max(1, feature_cell),
     )
+
+
+@torch.no_grad()
+def features_of(generator: Generator) -> tuple[int, int]:
+    """The number of features and the side of their cells in latent cells, from one reading of the smallest noise.
+    (0, 0) if the generator gives no features."""
+    side = 2 * generator.size_multiple
+    x = generator.noise(1, side, side)
+    grid = generator.read(x, generator.encode([""])).features
+    return (0, 0) if grid is None else (grid.shape[1], x.shape[-2] // grid.shape[-2])
 
 
 def space_of(generator: Generator) -> LatentSpace:
@@ -169,4 +176,17 @@ def check_fit(info: HeadInfo, path: str, name: str, family: str, space: LatentSp
         raise ValueError(
             f"{made_for} and does not fit {name} ({family}), load it with its own model: it reads that family's "
             "features, which mean something else here"
+        )
+
+
+def _check_features(info: HeadInfo, path: str, generator: Generator) -> None:
+    """Raise ValueError if a head reads features and the generator, although of the same family, gives others."""
+    if not info.shape.features:
+        return
+    wanted, found = (info.shape.features, info.shape.feature_cell), features_of(generator)
+    if found != wanted:
+        raise ValueError(
+            f"{path} was made for {info.generator[:100]} ({info.family[:60]}) and does not fit {generator.name} "
+            f"({generator.family}), load it with its own model: it reads {wanted[0]} features in cells of {wanted[1]}, "
+            f"this model gives {found[0]} in cells of {found[1]}"
         )

@@ -14,14 +14,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
-from ..tensor_file import read_tensors
+from ..tensor_file import read_tensors, reason
 from .adapter_file import DTYPES, FORMAT
 from .head_network import HeadNetwork, HeadShape
 
 KIND = "head"
 
-LARGEST = {"channels": 1024, "features": 65_536, "width": 4096, "depth": 64, "patch": 64, "feature_cell": 64}
-"""What a header may ask for: more is damage, and would take memory before its weights are compared."""
+LARGEST = {
+    "channels": 1024,
+    "features": 65_536,
+    "width": 4096,
+    "depth": 64,
+    "patch": 64,
+    "feature_cell": 64,
+    "latent_scale": 1024,
+    "iterations": 1000,
+    "coarsen": 64,
+}
+"""The most that a header may ask for. A larger value is damage, and would cost memory or time before it is noticed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,32 +108,42 @@ def read_head(path: str | Path) -> tuple[HeadNetwork, HeadInfo]:
 def _info(metadata: dict[str, str]) -> HeadInfo:
     own = {k.removeprefix("hypernoise."): v for k, v in metadata.items() if k.startswith("hypernoise.")}
     if own.get("kind") != KIND:
-        raise ValueError(f"is no HyperNoise head: its header says kind {own.get('kind', 'nothing')!r:.60}")
+        raise ValueError(f"is no HyperNoise head: its header says kind {own.get('kind', 'nothing')[:60]!r}")
     if own.pop("format", None) != FORMAT:
         raise ValueError(f"has another HyperNoise format than {FORMAT}, which this version reads: update this package")
     try:
-        shape = HeadShape(**{f.name: int(own.pop(f"head_{f.name}")) for f in fields(HeadShape)})
+        shape = HeadShape(**{f.name: _whole(own, f"head_{f.name}", LARGEST[f.name]) for f in fields(HeadShape)})
         space = LatentSpace(
-            channels=int(own.pop("latent_channels")),
-            scale=int(own.pop("latent_scale")),
+            channels=_whole(own, "latent_channels", LARGEST["channels"]),
+            scale=_whole(own, "latent_scale", LARGEST["latent_scale"]),
             scaling=float(own.pop("latent_scaling")),
         )
-        info = HeadInfo(
-            generator=own.pop("generator"),
-            family=own.pop("family"),
+        if space.channels != shape.channels or not (math.isfinite(space.scaling) and space.scaling > 0):
+            raise ValueError(f"{shape.channels} channels in latents with {space}")
+        return HeadInfo(
+            generator=_name(own, "generator"),
+            family=_name(own, "family"),
             space=space,
             shape=shape,
-            iterations=int(own.pop("iterations")),
-            coarsen=int(own.pop("coarsen")),
+            iterations=_whole(own, "iterations", LARGEST["iterations"]),
+            coarsen=_whole(own, "coarsen", LARGEST["coarsen"]),
             training={key: value for key, value in own.items() if key != "kind"},
         )
     except (KeyError, ValueError) as error:
-        raise ValueError(f"has a damaged HyperNoise header ({error}): train or save it again") from error
-    numbers = (space.channels, space.scale, info.iterations, info.coarsen)
-    too_large = [name for name, most in LARGEST.items() if getattr(shape, name) > most]
-    if too_large or min(numbers) < 1 or not math.isfinite(space.scaling) or space.channels != shape.channels:
-        raise ValueError(f"has a damaged HyperNoise header ({shape}, {space}): train or save it again")
-    return info
+        raise ValueError(f"has a damaged HyperNoise header ({reason(error)}): train or save it again") from error
+
+
+def _whole(own: dict[str, str], key: str, most: int) -> int:
+    """Take a number out of a header. It is at least 1, except for the features: a head may read none."""
+    least, number = 0 if key == "head_features" else 1, int(own.pop(key))
+    if not least <= number <= most:
+        raise ValueError(f"{key} is not from {least} to {most}")
+    return number
+
+
+def _name(own: dict[str, str], key: str) -> str:
+    """Take a name out of a header and make it fit for a message: one short line."""
+    return "".join(character for character in own.pop(key) if character.isprintable())[:200]
 
 
 def _network(tensors: dict[str, Tensor], shape: HeadShape) -> HeadNetwork:
@@ -131,14 +151,17 @@ def _network(tensors: dict[str, Tensor], shape: HeadShape) -> HeadNetwork:
         network = HeadNetwork(shape)
     expected = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     if odd := sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(f"is damaged: {odd[0]:.100} is {'not expected' if odd[0] in tensors else 'missing'}")
+        raise ValueError(f"is damaged: {odd[0][:100]!r} is {'not expected' if odd[0] in tensors else 'missing'}")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
-            raise ValueError(f"is damaged: {name} has the shape {tuple(tensor.shape)}, expected {expected[name]}")
+            found = str(tuple(tensor.shape))[:100]
+            raise ValueError(f"is damaged: {name} has the shape {found}, expected {expected[name]}")
         if tensor.dtype not in DTYPES:
             raise ValueError(f"has weights of {tensor.dtype} at {name}; save it as float32 or bfloat16")
-        if not tensor.isfinite().all():
-            raise ValueError(f"holds values that are not finite, first in {name}: train it again")
     # Out of the mapped file: one that is replaced while it is mapped would change the weights.
-    network.load_state_dict({name: tensor.float().clone() for name, tensor in tensors.items()}, assign=True)
+    weights = {name: tensor.float().clone() for name, tensor in tensors.items()}
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"holds values that are not finite, first in {name}: train it again")
+    network.load_state_dict(weights, assign=True)
     return network.requires_grad_(False)

@@ -110,6 +110,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         self._check_ranges()
+        self._check_kind()
         if self.between_steps not in get_args(BetweenSteps):
             raise SettingError("{between_steps} is {!r}: give one of {}", self.between_steps, get_args(BetweenSteps))
         if self.gradient_checkpointing not in (False, True, "hypernetwork"):
@@ -130,6 +131,23 @@ class TrainingConfig:
         if (self.patience or self.diversity_floor) and not self.validate_every:
             raise SettingError(
                 "{validate_every} is 0, so {patience} and {diversity_floor} cannot stop the run: set it as well"
+            )
+
+    def _check_kind(self) -> None:
+        if self.train_type == "finetune" and (self.iterations > 1 or self.distill or self.coarsen > 1):
+            raise SettingError(
+                "{iterations}, {coarsen} and {distill} are a noise hypernetwork's: leave them out for {train_type} "
+                "finetune"
+            )
+        if bool(self.distill) != bool(self.distill_steps):
+            raise SettingError(
+                "{distill} and {distill_steps} belong together: give a file and the steps that follow it, or none"
+            )
+        fits_last_layer = self.warm_start_pictures and self.train_type == "noise"
+        if fits_last_layer and (self.hypernetwork != "lora" or self.coarsen > 1):
+            raise SettingError(
+                "{warm_start_pictures} is set, which fits a LoRA's last layer at full size: leave it out, or take "
+                "{hypernetwork} lora without {coarsen}"
             )
 
     def _check_ranges(self) -> None:

@@ -84,8 +84,8 @@ class Trainer:
             )
         if reward.held_out and not (config.diagnostics_every or config.validate_every):
             raise SettingError("{held_out} would never be measured: set {diagnostics_every} or {validate_every}")
-        _check_kind(config)
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
+        _check_kind(config, generator)
         generator.check_between_steps(config.between_steps)
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
@@ -95,9 +95,9 @@ class Trainer:
             torch.manual_seed(config.seed)
             kind = config.hypernetwork if config.train_type == "noise" else "finetune"
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
+            with about("distill"):
+                self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         self.teacher = self._make_teacher()
-        with about("distill"):
-            self._model = load_hypernetwork(generator, config.distill) if config.distill else None
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
                 denoiser.compile()
@@ -165,11 +165,6 @@ class Trainer:
     def _make_regression(self) -> "LastLayerRegression | None":
         if not self.config.warm_start_pictures or self.config.train_type != "noise":
             return None
-        if self.adapter.kind != "noise" or self.config.coarsen != 1:
-            raise SettingError(
-                "{warm_start_pictures} is set, which fits a LoRA's last layer at full size: leave it out, or give "
-                "{hypernetwork} lora without {coarsen}"
-            )
         from ..hypernetworks.lora import LoraHypernetwork  # needs peft
         from ..hypernetworks.warm_start import LastLayerRegression
 
@@ -215,7 +210,7 @@ class Trainer:
             return adapter(x, conditioning)
 
         with torch.no_grad():
-            moved = x0 + f(x0)
+            moved = adapter.modulate(x0, conditioning, iterations=self.config.iterations)
         lipschitz = local_lipschitz(f, x0)
         return {
             "kl_second_order": second_order_kl(f, x0).mean().item(),
@@ -455,24 +450,26 @@ class Trainer:
         return next(filter(None, faults), advice)
 
 
-def _check_kind(config: TrainingConfig) -> None:
+def _check_kind(config: TrainingConfig, generator: Generator) -> None:
     """
     Raises:
-        ValueError: no such kind, or settings that contradict one another.
+        SettingError: no such kind, nothing but distillation, or pictures of that size cannot be seen so coarsely.
     """
     if config.hypernetwork not in HYPERNETWORKS:
         raise SettingError("{hypernetwork} is {!r}: choose from {}", config.hypernetwork, ", ".join(HYPERNETWORKS))
-    if config.train_type == "finetune" and (config.iterations > 1 or config.distill or config.coarsen > 1):
-        raise SettingError(
-            "{iterations}, {coarsen} and {distill} are a noise hypernetwork's: leave them out for {train_type} finetune"
-        )
-    if bool(config.distill) != bool(config.distill_steps):
-        raise SettingError(
-            "{distill} and {distill_steps} belong together: give a file and the steps that follow it, or none"
-        )
     if config.distill_steps >= config.max_steps:
         raise SettingError(
             "{distill_steps} is {} of {max_steps} {}: leave some for the reward", config.distill_steps, config.max_steps
+        )
+    width, height = (side or generator.default_size for side in (config.width, config.height))
+    if width % (multiple := config.coarsen * generator.size_multiple) or height % multiple:
+        raise SettingError(
+            "{coarsen} is {}, and pictures are {}x{}: for {} that takes sides that are multiples of {} pixels",
+            config.coarsen,
+            width,
+            height,
+            generator.name,
+            multiple,
         )
 
 

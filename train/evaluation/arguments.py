@@ -37,7 +37,7 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
     sana-1.6b, sd-turbo, sdxl-turbo, flux."""
     adapter: str | None = None
-    """HyperNoise LoRA file of either kind, PEFT folder or its Hugging Face id. Default: the shipped adapter for the
+    """HyperNoise file of any kind, PEFT folder or its Hugging Face id. Default: the shipped adapter for the
     embedded model, none (base alone) for others."""
     steps: str = "1"
     """Denoiser calls per image, such as 1 or 1,2,4."""
