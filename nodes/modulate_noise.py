@@ -36,8 +36,8 @@ def iterations_input() -> io.Int.Input:
         min=0,
         max=10,
         optional=True,  # workflows from before it was there have none
-        tooltip="How often the noise is read and moved. Each time costs one denoiser call. A head is made for 1, 3 or "
-        "5; a LoRA gains from 2 at strength 0.75. 0 is the plain workflow.",
+        tooltip="How many times the noise is read and moved. Each time costs one denoiser call. A head works well at "
+        "1, 3 and 5; for a LoRA, try 2 at strength 0.75. 0 gives the plain workflow.",
     )
 
 
@@ -138,8 +138,8 @@ class HyperNoiseModulateModel(io.ComfyNode):
                     "free_reading",
                     default=False,
                     optional=True,
-                    tooltip="Let the sampler's own first step be the last reading, which then costs nothing. It needs "
-                    "a head, 2 or more steps, and a sampler that keeps its noise, such as euler.",
+                    tooltip="Use the sampler's own first step as the last reading, which then costs nothing. This "
+                    "needs a head, 2 or more steps, and a sampler that adds no noise, such as euler.",
                 ),
             ],
             outputs=[
