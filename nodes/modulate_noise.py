@@ -49,7 +49,8 @@ class Modulation:
     strength: float
     iterations: int
     free: bool = False
-    """Whether the sampler's own first step is the last reading, where there is another step to profit from it."""
+    """Whether the sampler's own first step is the last reading, where it starts from pure noise, takes more steps and
+    ends without noise."""
 
     def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
         return HostFunction(model, self.hypernoise).modulate(noise, conditioning, self.strength, self.iterations)
@@ -57,7 +58,7 @@ class Modulation:
     def begin(self, guider, noise: Tensor, sampler, sigmas: Tensor) -> Tensor:
         """The noise that `guider` starts a run of `sampler` from."""
         model, conditioning = guider.model_patcher, guider.original_conds
-        if not self.free or len(sigmas) < 3:
+        if not self.free or len(sigmas) < 3 or sigmas[-1] > 0 or _starts_below_full_noise(guider, sigmas):
             return self(model, noise, conditioning)
         f = HostFunction(model, self.hypernoise)
         check_free_reading(f, sampler)

@@ -1,5 +1,4 @@
-"""ComfyUI's MODEL, CLIP and VAE as a differentiable `Generator` of the core. Needs diffusers and peft, as training
-does.
+"""ComfyUI's MODEL, CLIP and VAE as a differentiable `Generator` of the core. Needs diffusers, as the core's do.
 
 Nodes run in inference mode, and tensors made there cannot be differentiated through. So use everything here inside
 `torch.inference_mode(False)`; `load` converts the weights in place, bit for bit.
