@@ -21,8 +21,8 @@ class HyperNoiseLoraLoader(io.ComfyNode):
                     "file",
                     options=adapter_names(),
                     default=EMBEDDED,
-                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' is the LoRA that "
-                    "the pack ships for its embedded generator, 'embedded head' the head.",
+                    tooltip="A .safetensors file or a PEFT folder in models/hypernoise. 'embedded' (a LoRA) and "
+                    "'embedded head' ship with the pack and fit its embedded generator.",
                 ),
             ],
             outputs=[HyperNoiseType.Output(display_name="hypernoise", tooltip="For the Modulate nodes.")],

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.adapter import HyperNoise, HyperNoiseType, check_conditioning
+from .host.free_reading import FreeReading, check_free_reading
 from .host.residual import KEY, HostFunction
 
 CATEGORY = "HyperNoise"
@@ -35,8 +36,8 @@ def iterations_input() -> io.Int.Input:
         min=0,
         max=10,
         optional=True,  # workflows from before it was there have none
-        tooltip="How often the noise is read and moved. Each time costs one denoiser call. A head is made for 1, 3 or "
-        "5; a LoRA gains from 2 at strength 0.75. 0 is the plain workflow.",
+        tooltip="How many times the noise is read and moved. Each time costs one denoiser call. A head works well at "
+        "1, 3 and 5; for a LoRA, try 2 at strength 0.75. 0 gives the plain workflow.",
     )
 
 
@@ -47,9 +48,23 @@ class Modulation:
     hypernoise: HyperNoise
     strength: float
     iterations: int
+    free: bool = False
+    """Whether the sampler's own first step is the last reading, where it starts from pure noise, takes more steps and
+    ends without noise."""
 
     def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
         return HostFunction(model, self.hypernoise).modulate(noise, conditioning, self.strength, self.iterations)
+
+    def begin(self, guider, noise: Tensor, sampler, sigmas: Tensor) -> Tensor:
+        """The noise that `guider` starts a run of `sampler` from."""
+        model, conditioning = guider.model_patcher, guider.original_conds
+        if not self.free or len(sigmas) < 3 or sigmas[-1] > 0 or _starts_below_full_noise(guider, sigmas):
+            return self(model, noise, conditioning)
+        f = HostFunction(model, self.hypernoise)
+        check_free_reading(f, sampler)
+        moved = f.modulate(noise, conditioning, self.strength, self.iterations - 1, more=1)
+        FreeReading(f, moved, noise, self.strength).wrap(guider)
+        return moved
 
 
 class ModulatedNoise:
@@ -120,6 +135,13 @@ class HyperNoiseModulateModel(io.ComfyNode):
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
                 iterations_input(),
+                io.Boolean.Input(
+                    "free_reading",
+                    default=False,
+                    optional=True,
+                    tooltip="Use the sampler's own first step as the last reading, which then costs nothing. This "
+                    "needs a head, 2 or more steps, and a sampler that adds no noise, such as euler.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -130,13 +152,15 @@ class HyperNoiseModulateModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, hypernoise, strength, iterations=1) -> io.NodeOutput:
+    def execute(cls, model, hypernoise, strength, iterations=1, free_reading=False) -> io.NodeOutput:
         if strength == 0 or iterations == 0:
             return io.NodeOutput(model)
-        hypernoise.fit(model)
+        fitted = hypernoise.fit(model)
         model = model.clone()
+        if free_reading:
+            model.set_additional_models(KEY, [fitted.patcher])  # loaded where the sampler's own step is read
         model.add_wrapper_with_key(
-            WrappersMP.OUTER_SAMPLE, KEY, _modulating(Modulation(hypernoise, strength, iterations))
+            WrappersMP.OUTER_SAMPLE, KEY, _modulating(Modulation(hypernoise, strength, iterations, free_reading))
         )
         return io.NodeOutput(model)
 
@@ -149,7 +173,7 @@ def _modulating(modulation: Modulation):
         if not (_is_empty(noise) or (_starts_below_full_noise(guider, sigmas) and not _is_empty(latent_image))):
             texts = (cond.get("cross_attn") for cond in guider.original_conds["positive"])
             check_conditioning(guider.model_patcher, texts)
-            noise = modulation(guider.model_patcher, noise, guider.original_conds)
+            noise = modulation.begin(guider, noise, sampler, sigmas)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     return outer_sample

@@ -93,7 +93,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls):
-        return missing("diffusers", "peft") or True
+        return missing("diffusers") or True
 
     @classmethod
     def execute(

@@ -92,8 +92,8 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1.0,
                     step=1e-7,
                     round=1e-9,
-                    tooltip="Learning rate: about 1e-3 for a head, 1e-4 for a LoRA. If the reward stays flat try three "
-                    "times as much, if the KL explodes a third.",
+                    tooltip="Learning rate. Start at 1e-3 for a head and at 1e-4 for a LoRA. If the reward stays "
+                    "flat, try three times as much. If the KL explodes, try a third.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -252,7 +252,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             default="head",
             optional=True,
             tooltip="head: a small network that reads what the model makes of the noise. It works on every model and "
-            "needs the least memory. lora: the paper's, with rank and alpha.",
+            "needs the least memory. lora: the paper's kind; it uses rank and alpha.",
         ),
         io.Int.Input(
             "iterations",
@@ -260,8 +260,8 @@ def _hypernetwork_inputs() -> list[io.Input]:
             min=1,
             max=8,
             optional=True,
-            tooltip="Most readings that it is trained for. Modulate Noise may take fewer: each costs one denoiser "
-            "call there.",
+            tooltip="The most readings that it is trained for. You may use fewer later. Each reading costs one "
+            "denoiser call.",
         ),
         io.Int.Input(
             "head_width",
@@ -271,9 +271,17 @@ def _hypernetwork_inputs() -> list[io.Input]:
             step=16,
             advanced=True,
             optional=True,
-            tooltip="Of a head's layers. Smaller is faster and learns less.",
+            tooltip="Width of the head's layers. A wider head is slower and can learn more.",
         ),
-        io.Int.Input("head_depth", default=2, min=1, max=64, advanced=True, optional=True, tooltip="Layers of a head."),
+        io.Int.Input(
+            "head_depth",
+            default=2,
+            min=1,
+            max=64,
+            advanced=True,
+            optional=True,
+            tooltip="Number of layers of the head.",
+        ),
     ]
 
 

@@ -70,10 +70,22 @@ class AdapterInfo:
 def denoiser_fingerprint(denoiser: nn.Module) -> str:
     """A hash of the diffusers names and the shapes of the layers that a LoRA adapts: equal where an adapter fits, in
     diffusers and in ComfyUI."""
-    modules = dict(denoiser.named_modules())
-    shapes = {name: weight_shape(modules[name]) for name in target_names(denoiser)}
+    shapes = _target_shapes(denoiser)
     keys = key_map(shapes)
-    shapes = keys.diffusers_shapes(shapes) if keys.comfy else shapes
+    return _hashed(keys.diffusers_shapes(shapes) if keys.comfy else shapes)
+
+
+def layers_fingerprint(denoiser: nn.Module) -> str:
+    """As `denoiser_fingerprint`, by the denoiser's own names: for families whose names in diffusers are not known."""
+    return _hashed(_target_shapes(denoiser))
+
+
+def _target_shapes(denoiser: nn.Module) -> dict[str, tuple[int, ...]]:
+    modules = dict(denoiser.named_modules())
+    return {name: weight_shape(modules[name]) for name in target_names(denoiser)}
+
+
+def _hashed(shapes: dict[str, tuple[int, ...]]) -> str:
     lines = [f"{name} {shape}" for name, shape in sorted(shapes.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -53,9 +53,13 @@ class NoiseFunction(ABC):
         moved = x + delta
         return with_norm_of(moved, x0) if self.keeps_norm else moved
 
-    def modulate(self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1) -> Tensor:
+    def modulate(
+        self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1, more: int = 0
+    ) -> Tensor:
         """x0 + strength · f_φ(x0, c) (paper, equation 6), `iterations` times over: each reads the noise that the one
         before has moved, and costs a denoiser call. Strength 0 or no iteration returns `x0` itself.
+
+        `more`: readings that follow elsewhere, such as a sampler's own first step.
 
         Raises:
             ValueError: `iterations` is below 0.
@@ -64,7 +68,7 @@ class NoiseFunction(ABC):
             raise SettingError("{iterations} is {}: give at least 0", iterations)
         x = x0
         for done in range(iterations if strength else 0):
-            x = self.moved(x, strength * self(x, conditioning, iterations - done), x0)
+            x = self.moved(x, strength * self(x, conditioning, iterations + more - done), x0)
         return x
 
 

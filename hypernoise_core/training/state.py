@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hypernetworks.adapter_file import denoiser_fingerprint
+from ..hypernetworks.adapter_file import denoiser_fingerprint, layers_fingerprint
 from ..settings import Message, SettingError, joined
 from . import processes
 from .optimizers import load_optimizer_tensors, optimizer_tensors
@@ -133,10 +133,11 @@ NOTES = {
 def describe(trainer: Trainer) -> dict[str, Any]:
     """The settings of a run, flat, as they are compared on resume."""
     generator = trainer.generator
+    fingerprint = layers_fingerprint if trainer.adapter.kind == "head" else denoiser_fingerprint
     return {
         **asdict(trainer.config),
         "generator": generator.name,
-        "denoiser_sha256": denoiser_fingerprint(generator.denoiser),
+        "denoiser_sha256": fingerprint(generator.denoiser),
         "dtype": str(generator.denoiser.dtype).removeprefix("torch."),
         "prompts": f"{sum(trainer.prompts.sizes)} prompts, {trainer.prompts.sha256[:12]}",
         "validation_prompts": trainer.validation.prompts_sha256[:12] if trainer.validation else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import comfy.samplers
@@ -25,6 +25,8 @@ class FirstCall:
     """The positive ones, as ComfyUI has processed them."""
     options: dict
     """The MODEL's."""
+    calculate: Callable[..., list[Tensor]] = comfy.samplers.calc_cond_batch
+    """Makes the call, or what wraps it."""
 
     @classmethod
     def of(cls, guider: comfy.samplers.CFGGuider, noise: Tensor, sigma: Tensor, options: dict) -> FirstCall:
@@ -36,7 +38,7 @@ class FirstCall:
         """The clean latents that the model predicts, [B, C, h, w], for all conds or for some."""
         conds = list(self.conds if conds is None else conds)
         sigma = self.sigma.expand(len(self.x))
-        return comfy.samplers.calc_cond_batch(self.model, [conds], self.x, sigma, self.options)[0]
+        return self.calculate(self.model, [conds], self.x, sigma, self.options)[0]
 
     def raw_output(self, denoised: Tensor) -> Tensor:
         return raw_output(self.model.model_sampling, self.sigma, self.x, denoised)

@@ -1,5 +1,4 @@
-"""ComfyUI's MODEL, CLIP and VAE as a differentiable `Generator` of the core. Needs diffusers and peft, as training
-does.
+"""ComfyUI's MODEL, CLIP and VAE as a differentiable `Generator` of the core. Needs diffusers, as the core's do.
 
 Nodes run in inference mode, and tensors made there cannot be differentiated through. So use everything here inside
 `torch.inference_mode(False)`; `load` converts the weights in place, bit for bit.
@@ -28,7 +27,7 @@ from hypernoise_core.generators.base import Generator
 from hypernoise_core.hypernetworks.adapter_file import denoiser_fingerprint
 from hypernoise_core.layers import TARGETS, is_target
 from hypernoise_core.noise import First, streams
-from hypernoise_core.reading import Reading
+from hypernoise_core.reading import Reading, inputs_of
 
 from .call import raw_output
 from .differentiation import Recomputation, leave_inference_mode
@@ -71,6 +70,12 @@ class HostGenerator(Generator):
         self._prompts: dict[str, int] = {}
         self._conds: list[dict] = []
         self._recomputation = Recomputation()
+        self._called_for: list[list[int]] = []
+        """Rows of the batch that the denoiser was called for last, call by call."""
+
+    @property
+    def adds_noise(self) -> bool:
+        return True  # as `lcm`
 
     @property
     def size_multiple(self) -> int:
@@ -115,12 +120,10 @@ class HostGenerator(Generator):
             self.checkpoint_gradients(False)
             self._patcher.cleanup()
 
-    @property
-    def adds_noise(self) -> bool:
-        return True
-
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
-        return self._raw(denoiser, *self._first_input(x0), conditioning)
+        x, sigma = self._first_input(x0)
+        denoised = self._denoised(denoiser, x, sigma, conditioning)
+        return raw_output(self._patcher.model.model_sampling, sigma, x, denoised)
 
     def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
         x, sigma = self._first_input(x0)
@@ -133,17 +136,18 @@ class HostGenerator(Generator):
         return sampling.noise_scaling(sigma, x0, torch.zeros_like(x0)), sigma
 
     def read(self, x0: Tensor, conditioning: TensorBatch) -> Reading:
-        """One call for each group of prompts that ComfyUI can put into one."""
-        groups = _alike(self._model_conds(conditioning["number"].tolist(), x0))
-        if len(groups) == 1:
-            return super().read(x0, conditioning)
-        parts = [super(HostGenerator, self).read(x0[rows], conditioning.rows(rows)) for rows in groups]
-        order = torch.tensor([row for rows in groups for row in rows]).argsort().to(x0.device)
-        features = [part.features for part in parts]
-        return Reading(
-            torch.cat([part.prediction for part in parts])[order],
-            None if features[0] is None else torch.cat(features)[order],
-        )
+        def call() -> Tensor:
+            return self._denoised(self.denoiser, *self._first_input(x0), conditioning)
+
+        return self._read(self.denoiser, x0, call)[1]
+
+    def _read(self, denoiser: nn.Module, x0: Tensor, call: Callable[[], Tensor]) -> tuple[Tensor, Reading]:
+        """Here `call` returns clean latents, and may call the denoiser for one group of rows after the other."""
+        with inputs_of(denoiser.get_submodule(self.last_layer)) as received:
+            denoised = call()
+        grids = [self.as_grid(tokens, *x0.shape[-2:]) for tokens in received]
+        features = None if any(grid is None for grid in grids) else _in_order(grids, self._called_for)
+        return denoised, Reading(denoised, features)
 
     def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
         return picture_grid(self.denoiser, tokens, height, width)
@@ -158,23 +162,17 @@ class HostGenerator(Generator):
         between: Tensor | None = None,
         first: First | None = None,
     ) -> Tensor:
-        """As the core's; a single `seed` draws between steps what ComfyUI's sampler draws for it."""
+        """As the core's. A single `seed` draws between steps what ComfyUI's sampler draws for it."""
         kept, sampling = self._kept(x0, denoiser, steps, between, first), self._patcher.model.model_sampling
         sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).to(x0.device)
         x = sampling.noise_scaling(sigmas[0], x0, torch.zeros_like(x0), max_denoise=True)
         draw = _noise_sampler(x, seed)
         for sigma, after in pairwise(sigmas):
-            raw = kept.call(self._raw, denoiser or self.denoiser, x, sigma, conditioning)
-            x = sampling.calculate_denoised(sigma, raw, x)
+            x = kept.call(self._denoised, denoiser or self.denoiser, x, sigma, conditioning)
             if after > 0:
-                fresh = draw(sigma, after)
-                x = sampling.noise_scaling(after, fresh if kept.between is None else kept.between, x)
+                noise = draw(sigma, after) if kept.between is None else kept.between
+                x = sampling.noise_scaling(after, noise, x)
         return sampling.inverse_noise_scaling(sigmas[-1], x)
-
-    def _raw(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
-        """What `denoiser` returns at x [B, C, h, w]."""
-        denoised = self._denoised(denoiser, x, sigma, conditioning)
-        return raw_output(self._patcher.model.model_sampling, sigma, x, denoised)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
@@ -192,10 +190,11 @@ class HostGenerator(Generator):
 
     def _denoised(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
         """The clean latents that ComfyUI computes from `denoiser`'s output at x [B, C, h, w], in float32."""
-        model, parts, order = self._patcher.model, [], []
+        model, parts = self._patcher.model, []
         conds = self._model_conds(conditioning["number"].tolist(), x)
         with _in_place_of(model, denoiser):
-            for rows in _alike(conds):
+            self._called_for = _alike(conds)
+            for rows in self._called_for:
                 options = self._options(sigma)
                 c = comfy.samplers.cond_cat([conds[row] for row in rows])
                 c["transformer_options"] = options["transformer_options"]
@@ -204,9 +203,7 @@ class HostGenerator(Generator):
                     parts.append(wrapper(model.apply_model, inputs))
                 else:
                     parts.append(model.apply_model(inputs["input"], inputs["timestep"], **c))
-                order += rows
-        denoised = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return denoised if order == sorted(order) else denoised[torch.tensor(order).argsort().to(x.device)]
+        return _in_order(parts, self._called_for)
 
     def _model_conds(self, numbers: Sequence[int], x: Tensor) -> list[dict]:
         """ComfyUI's inputs of the denoiser besides noise and time, for each row."""
@@ -272,6 +269,13 @@ def check_lora_names(denoiser: nn.Module) -> None:
         raise ValueError(
             f"hypernetwork: a lora cannot be trained for {type(denoiser).__name__}, take a head: {error}"
         ) from error
+
+
+def _in_order(parts: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Tensor:
+    """One batch of parts that hold these rows of it."""
+    order = [row for group in rows for row in group]
+    batch = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    return batch if order == sorted(order) else batch[torch.tensor(order).argsort().to(batch.device)]
 
 
 def _alike(conds: Sequence[dict]) -> list[list[int]]:

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from host.graphs import Graph, custom_sampling, ksampler, output
 from host.server import ComfyError, saved
-from hypernoise_core import LoraHypernetwork, load_generator
-from hypernoise_core.embedded import HYPERNOISE_FILE
+from hypernoise_core import load_generator, load_hypernetwork
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.hypernetworks.adapter_file import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 
 PROMPT = "a photo of a red square and a blue cross"
@@ -30,10 +30,10 @@ def loaded(g: Graph, batch=1):
     return model, positive, negative, vae, g.EmptyLatentImage(width=64, height=64, batch_size=batch)
 
 
-def modulated(g, noise, model, positive, strength=1.0, file="embedded"):
+def modulated(g, noise, model, positive, strength=1.0, file="embedded", **iterations):
     hypernoise = g.HyperNoiseLoraLoader(file=file)
     return g.HyperNoiseModulateNoise(
-        noise=noise, model=model, conditioning=positive, hypernoise=hypernoise, strength=strength
+        noise=noise, model=model, conditioning=positive, hypernoise=hypernoise, strength=strength, **iterations
     )
 
 
@@ -44,12 +44,12 @@ def pictures(comfy, build):
     return [tensor for tensor, _ in saved(comfy, comfy.run(g.nodes))]
 
 
-def expected(generator, steps=1, batch=1, seed=0, hypernetwork=None):
-    """The same pictures by the core, as IMAGE; beyond one step with the noise that core's lcm sampler adds."""
+def expected(generator, steps=1, batch=1, seed=0, hypernetwork=None, iterations=1):
+    """The same pictures by the core, as IMAGE; beyond one step with the noise that ComfyUI's lcm sampler adds."""
     x0 = generator.noise(batch, seed=seed)
     conditioning = generator.encode([PROMPT]).repeat(batch)
     with torch.no_grad():
-        x0 = hypernetwork.modulate(x0, conditioning) if hypernetwork else x0
+        x0 = hypernetwork.modulate(x0, conditioning, iterations=iterations) if hypernetwork else x0
         with mock.patch("hypernoise_core.noise.derive_seed", lambda seed, use, index=0: seed + 1):
             return generator.generate(x0, conditioning, steps, seed).movedim(1, -1)
 
@@ -76,19 +76,25 @@ def test_pictures_equal_the_diffusers_pipelines(comfy, embedded, steps, sampler,
         assert (picture - expected(embedded, steps)).abs().max() < 1e-3
 
 
-def test_modulated_pictures_equal_the_cores_by_noise_and_by_model(comfy, embedded):
+@pytest.mark.parametrize(
+    ("file", "path", "iterations"), [("embedded", HYPERNOISE_FILE, 1), ("embedded head", HEAD_FILE, 5)]
+)
+def test_modulated_pictures_equal_the_cores_by_noise_and_by_model(comfy, embedded, file, path, iterations):
     def build(g):
         model, positive, negative, vae, latent = loaded(g, batch=3)
-        noise = modulated(g, g.RandomNoise(noise_seed=5), model, positive)
+        noise = modulated(g, g.RandomNoise(noise_seed=5), model, positive, file=file, iterations=iterations)
         by_noise = custom_sampling(g, model, positive, noise, latent)
-        moved = g.HyperNoiseModulateModel(model=model, hypernoise=g.HyperNoiseLoraLoader(file="embedded"), strength=1.0)
+        moved = g.HyperNoiseModulateModel(
+            model=model, hypernoise=g.HyperNoiseLoraLoader(file=file), strength=1.0, iterations=iterations
+        )
         by_model = ksampler(g, moved, positive, negative, latent, seed=5)
         for samples in (by_noise, by_model):
             g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
 
     by_noise, by_model = pictures(comfy, build)
-    f = LoraHypernetwork.load(embedded, HYPERNOISE_FILE)
-    assert (by_noise - expected(embedded, batch=3, seed=5, hypernetwork=f)).abs().max() < 1e-3
+    f = load_hypernetwork(embedded, path)
+    moved = expected(embedded, batch=3, seed=5, hypernetwork=f, iterations=iterations)
+    assert (by_noise - moved).abs().max() < 1e-3
     assert (by_noise - expected(embedded, batch=3, seed=5)).abs().max() > 0.01
     assert torch.equal(by_noise, by_model)
 
@@ -110,6 +116,62 @@ def test_two_iterations_are_two_nodes_in_a_row(comfy):
     assert torch.equal(in_a_row, by_noise)
     assert torch.equal(in_a_row, by_model)
     assert not torch.allclose(once, by_noise, atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_free_reading_is_the_samplers_own_first_step(comfy, embedded, iterations):
+    """Two steps of euler are the core's with the noise kept."""
+
+    def build(g):
+        model, positive, _, vae, latent = loaded(g, batch=2)
+        free = g.HyperNoiseModulateModel(
+            model=model, hypernoise=g.HyperNoiseLoraLoader(file="embedded head"), strength=1.0, iterations=iterations,
+            free_reading=True,
+        )  # fmt: skip
+        sigmas = g.ManualSigmas(sigmas="1, 0.7827, 0")
+        for model_ in (model, free):
+            noise = g.RandomNoise(noise_seed=5)
+            samples = custom_sampling(g, model_, positive, noise, latent, sampler="euler", sigmas=sigmas)
+            g.ProbeSave(image=g.VAEDecode(samples=samples, vae=vae))
+
+    base, free = pictures(comfy, build)
+    f, x0 = load_hypernetwork(embedded, HEAD_FILE), embedded.noise(2, seed=5)
+    conditioning = embedded.encode([PROMPT]).repeat(2)
+    with torch.no_grad():
+        start = f.modulate(x0, conditioning, iterations=iterations - 1, more=1)
+
+        def first(reading):
+            return f.moved(start, f.network(start, reading), x0) - start
+
+        plain = embedded.generate(x0, conditioning, 2, between=x0)
+        moved = embedded.generate(start, conditioning, 2, between=start, first=first)
+    assert (base - plain.movedim(1, -1)).abs().max() < 1e-3
+    assert (free - moved.movedim(1, -1)).abs().max() < 1e-3
+    assert (free - base).abs().max() > 0.01
+
+
+def test_the_free_reading_with_guidance_and_where_it_is_none(comfy):
+    """At one step the reading is a call of its own; what cannot be read for nothing is said."""
+
+    def sample(file="embedded head", cfg=1.0, **sampling):
+        g = Graph()
+        model, positive, negative, _, latent = loaded(g)
+        hypernoise, samples = g.HyperNoiseLoraLoader(file=file), []
+        for free in (False, True):
+            moved = g.HyperNoiseModulateModel(model=model, hypernoise=hypernoise, strength=1.0, free_reading=free)
+            samples.append(ksampler(g, moved, positive, negative, latent, seed=2, cfg=cfg, **sampling))
+        for latents in samples:
+            g.ProbeSave(latent=latents)
+        return [latents for latents, _ in saved(comfy, comfy.run(g.nodes))]
+
+    paid, free = sample()
+    assert torch.equal(paid, free)
+    paid, free = sample(cfg=2.0, steps=3)
+    assert not torch.allclose(paid, free, atol=1e-3)
+    with pytest.raises(ComfyError, match="free_reading: the sampler lcm adds fresh noise"):
+        sample(steps=2, sampler="lcm")
+    with pytest.raises(ComfyError, match="free_reading: only a head"):
+        sample(file="embedded", steps=2)
 
 
 def test_strength_zero_is_the_plain_workflow_bit_for_bit(comfy):

@@ -320,6 +320,42 @@ class ProbeGenerator(io.ComfyNode):
         return io.NodeOutput(images.movedim(1, -1), *gradients)
 
 
+class ProbeModulated(io.ComfyNode):
+    """Noise that a head from a file moves as it does while it trains: on the pack's generator, one prompt a picture."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeModulated",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.Noise.Input("noise"),
+                io.Latent.Input("latent"),
+                io.String.Input("prompts"),
+                io.String.Input("file"),
+                io.Int.Input("iterations"),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, noise, latent, prompts, file, iterations):
+        pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
+        bridge = importlib.import_module(f"{pack}.nodes.host.generator")
+        heads = importlib.import_module("hypernoise_core.hypernetworks.head")
+        x0 = noise.generate_noise(latent)
+        with torch.inference_mode(False), torch.no_grad():
+            generator = bridge.HostGenerator(model, clip, vae, 64)
+            conditioning = generator.encode(["", *prompts.split("|")]).rows(slice(1, None))
+            generator.load()
+            head = heads.HeadHypernetwork.load(generator, folder_paths.get_full_path_or_raise("hypernoise", file))
+            with generator.training():
+                moved = head.modulate(x0.clone(), conditioning, iterations=iterations)
+        return io.NodeOutput({"samples": moved})
+
+
 def patcher_of(config, weights=None):
     """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
     config.set_inference_dtype(torch.float32, None)
@@ -381,6 +417,7 @@ class ProbeExtension(ComfyExtension):
             ProbePreview,
             ProbeNoise,
             ProbeSlowModel,
+            ProbeModulated,
             ProbeSdxl,
             ProbeZImage,
             ProbeStamp,

@@ -1,0 +1,122 @@
+"""Train HyperNoise with a head, on models of ComfyUI's own classes."""
+
+import pytest
+import torch
+
+from host.core_models import POOLED, tiny_flux, tiny_sd, tiny_sdxl
+from host.graphs import Graph, custom_sampling, output
+from host.server import saved
+from host.test_training import adapter, curves, embedded, run_training, sampled, train
+from hypernoise_core import HeadHypernetwork
+from hypernoise_core.hypernetworks.head_file import read_head
+
+HEAD = dict(hypernetwork="head", iterations=3, head_width=32, head_depth=1)
+PROMPTS = ("a cat", "a red dog")
+
+
+class HostModel:
+    """A toy model of ComfyUI's own classes, with CLIP and VAE of random numbers."""
+
+    def __init__(self, comfy, name, build, width, channels, family, dtype="default"):
+        self.name, self.width, self.channels, self.family, self.dtype = name, width, channels, family, dtype
+        self.file = f"head-{name}.safetensors"
+        self.core = build and build(comfy.folder / "models" / "diffusion_models" / self.file)
+
+    def loaded(self, g: Graph):
+        """(model, clip, vae)"""
+        if self.name == "sdxl":
+            model = g.ProbeSdxl(file=self.file)
+        elif self.name == "z-image":
+            model = g.ProbeZImage(width=self.width)
+        else:
+            model = g.UNETLoader(unet_name=self.file, weight_dtype=self.dtype)
+        clip = g.ProbeClipAndVae(width=self.width, pooled=POOLED, channels=self.channels)
+        return model, clip, output(clip, 1)
+
+
+MODELS = {
+    "sd": (tiny_sd, 1024, 4, "sd-turbo"),
+    "sdxl": (tiny_sdxl, 64, 4, "sdxl-turbo"),
+    "flux": (tiny_flux, 64, 16, "flux"),
+    "z-image": (None, 64, 16, "zimage"),
+    "fp8": (tiny_flux, 64, 16, "flux", "fp8_e4m3fn"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def host_model(request, comfy):
+    return HostModel(comfy, request.param, *MODELS[request.param])
+
+
+def test_a_head_is_trained_and_does_the_same_in_training_and_in_sampling(comfy, host_model):
+    """Reward up, base bit-equal, and a file that the core's model of the same family takes."""
+
+    def prompt():
+        g = Graph()
+        loaded = host_model.loaded(g)
+        return g, loaded, g.RandomNoise(noise_seed=3), [g.ProbeEncode(clip=loaded[1], text=text) for text in PROMPTS]
+
+    def base_pictures():
+        g, (model, _, vae), noise, (text, _) = prompt()
+        g.ProbeSave(image=sampled(g, model, text, vae, noise, batch=4))
+        ((pictures, _),) = saved(comfy, comfy.run(g.nodes))
+        return pictures
+
+    before, file = base_pictures(), f"head-{host_model.name}_00001_.safetensors"
+    g, (model, clip, vae), noise, texts = prompt()
+    hypernoise = train(
+        g, model, clip, vae, f"head-{host_model.name}", prompts="\n".join(PROMPTS), steps=12, temperature=1e-4, lr=3e-3,
+        gradient_checkpointing="all", **HEAD,
+    )  # fmt: skip
+
+    def modulated(text):
+        return g.HyperNoiseModulateNoise(
+            noise=noise, model=model, conditioning=text, hypernoise=hypernoise, strength=1.0, iterations=3
+        )
+
+    g.ProbeSave(image=sampled(g, model, texts[0], vae, modulated(texts[0]), batch=4))
+    ((trained, _),) = saved(comfy, comfy.run(g.nodes))
+    assert torch.equal(before, base_pictures())
+    red, green, blue = (trained - before).mean((0, 1, 2))
+    assert red - (green + blue) / 2 > 0
+    latent = g.ProbeEmptyLatent(model=model, latent=g.EmptyLatentImage(width=64, height=64, batch_size=2))
+    g.ProbeSave(
+        latent=g.ProbeModulated(
+            model=model, clip=clip, vae=vae, noise=noise, latent=latent, prompts="|".join(PROMPTS), file=file,
+            iterations=3,
+        )
+    )  # fmt: skip
+    for text in texts:
+        g.ProbeSave(latent=g.ProbeDraw(noise=modulated(text), latent=latent))
+    _, (both, _), (cat, _), (dog, _) = saved(comfy, comfy.run(g.nodes))
+    assert torch.allclose(both, torch.stack([cat[0], dog[1]]), atol=1e-4)
+    _, info = read_head(adapter(comfy, f"head-{host_model.name}_00001_"))
+    assert (info.family, info.iterations) == (host_model.family, 3)
+    if host_model.core:
+        HeadHypernetwork.load(host_model.core, adapter(comfy, f"head-{host_model.name}_00001_"))
+
+
+def test_a_head_goes_on_after_it_was_cut_short(comfy):
+    """What was trained before there were kinds is a LoRA: tests/host/test_training.py leaves all of this out."""
+    run_training(comfy, "head", steps=2, **HEAD)
+    shown = run_training(comfy, "head", steps=3, resume=True, **HEAD)["text"][0]
+    assert "went on from step 2" in shown
+    assert len(curves(comfy, "head_00001_")["reward"]) == 3
+
+
+def test_a_head_is_saved_again(comfy):
+    g = Graph()
+    g.HyperNoiseSaveLora(hypernoise=g.HyperNoiseLoraLoader(file="embedded head"), filename_prefix="again-head")
+    comfy.run(g.nodes)
+    g = Graph()
+    model, clip, _ = embedded(g)
+    conditioning = g.CLIPTextEncode(clip=clip, text="a photo of two blue squares")
+    latent = g.EmptyLatentImage(width=64, height=64, batch_size=2)
+    for file in ("embedded head", "again-head_00001_.safetensors"):
+        noise = g.HyperNoiseModulateNoise(
+            noise=g.RandomNoise(noise_seed=4), model=model, conditioning=conditioning, strength=1.0, iterations=5,
+            hypernoise=g.HyperNoiseLoraLoader(file=file),
+        )  # fmt: skip
+        g.ProbeSave(latent=custom_sampling(g, model, conditioning, noise, latent))
+    (first, _), (second, _) = saved(comfy, comfy.run(g.nodes))
+    assert torch.equal(first, second)
