@@ -1,6 +1,5 @@
 """One of two gloo processes (tests/test_processes.py): trains its share and leaves what it saw in a folder."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -63,7 +62,3 @@ def main(folder: Path, rank: int) -> None:
     weights = [p.detach() for p in first.parameters], [p.detach() for p in second.parameters]
     torch.save({"metrics": metrics, "weights": weights}, folder / f"resumed-{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
