@@ -1,49 +1,74 @@
+"""What tests share. Heavy imports stand inside the functions: the process that starts the two of `make test` reads this
+file and no other."""
+
 import os
 
-import numpy as np
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is unknown at once
 
-import torch
 
-from hypernoise_core import HeadHypernetwork, LoraHypernetwork, RewardEnsemble, load_generator, load_reward
-from hypernoise_core.embedded.benchmark import cases
-from hypernoise_core.embedded.prompts import RELATIONS
-from hypernoise_core.embedded.scenes import COLORS, Scene, Thing, random_background
-from hypernoise_core.hypernetworks.lora_clone import lora_parameters
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, and so do all tests in a real ComfyUI: what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
 
-torch.set_num_threads(1)
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "tests/host" if nodeid.startswith("tests/host/") else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def generator():
     """The embedded generator: real SANA-Sprint classes, a few million parameters."""
+    from hypernoise_core import load_generator
+
     return load_generator("embedded")
 
 
 @pytest.fixture(scope="session")
 def reward():
+    from hypernoise_core import load_reward
+
     return load_reward("embedded")
 
 
 @pytest.fixture
 def redness():
+    from hypernoise_core import RewardEnsemble, load_reward
+
     return RewardEnsemble([(load_reward("redness"), 1.0)])
 
 
 @pytest.fixture
 def prompts():
+    from hypernoise_core.embedded.benchmark import cases
+
     return [case.prompt.text for case in cases(60)[::10]]
 
 
 @pytest.fixture
 def hypernetwork(generator):
     """One that is not zero: as if trained a little."""
+    from hypernoise_core import LoraHypernetwork
+
     return randomized(LoraHypernetwork(generator, rank=4, alpha=8))
 
 
 def randomized(lora, scale=0.02):
+    import torch
+
+    from hypernoise_core.hypernetworks.lora_clone import lora_parameters
+
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in lora_parameters(lora.network).items():
@@ -55,11 +80,15 @@ def randomized(lora, scale=0.02):
 @pytest.fixture
 def head(generator):
     """A small one that is not zero."""
+    from hypernoise_core import HeadHypernetwork
+
     return randomized_head(HeadHypernetwork.new(generator, width=32, depth=1))
 
 
 def randomized_head(head, scale=0.05):
     """All of its weights as if trained a little, the same for equal shapes."""
+    import torch
+
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -69,6 +98,11 @@ def randomized_head(head, scale=0.05):
 
 def scene_for(prompt, rng):
     """A drawn scene that shows a prompt."""
+    import numpy as np
+
+    from hypernoise_core.embedded.prompts import RELATIONS
+    from hypernoise_core.embedded.scenes import COLORS, Scene, Thing, random_background
+
     while True:
         things = []
         for want in prompt.wants:
@@ -84,6 +118,18 @@ def scene_for(prompt, rng):
             if dx * ux + dy * uy < 0.6 * np.hypot(dx, dy):
                 continue
         return Scene(tuple(things), random_background(rng))
+
+
+@pytest.fixture
+def toy_model(monkeypatch):
+    """The model of the commands' `--model embedded`: a few hundred weights, for tests of what commands do around it."""
+    from toy_world import ToyGenerator
+
+    from train.model import ModelArguments
+
+    monkeypatch.setattr(ModelArguments, "load_generator", lambda arguments, device=None: ToyGenerator())
+    monkeypatch.setattr("train.evaluation.embedded.load_generator", lambda name: ToyGenerator())
+    return ToyGenerator()
 
 
 WORDS = ["a", "red", "blue", "square", "cross", "two", "crosses", "and", "photo", "of", "one", "more", "thing"]
@@ -114,6 +160,7 @@ def tiny_tokenizer(folder, first, last, pad, length):
 @pytest.fixture(scope="session")
 def released(tmp_path_factory):
     """A folder as a person fills it, with every released reward at a size of two layers."""
+    import torch
     from original_rewards import TINY_BLIP, TINY_H, imagereward_state, openclip_state, random_head
     from transformers import CLIPConfig, CLIPModel
 

@@ -1,6 +1,5 @@
 """One of two gloo processes (tests/test_processes.py): trains its share and leaves what it saw in a folder."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -74,7 +73,3 @@ def main(folder: Path, rank: int) -> None:
     for kind in KINDS:
         leave(folder / kind, rank, generator, kind)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

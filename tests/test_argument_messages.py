@@ -170,7 +170,7 @@ evaluate --free_reading --steps 1,2 | --free_reading is set and --steps is 1
 train --rewards redness --hypernetwork head --coarsen 3 | --coarsen is 3, and pictures are 64x64
 train --rewards redness --hypernetwork head --distill nowhere.safetensors --distill_steps 5 | --distill: no HyperNoise
 train --rewards redness --hypernetwork head --distill head.safetensors --distill_steps 500 | --distill_steps is 500 of
-generate --prompt x --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
+generate --prompt x --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete
 evaluate --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
 convert --adapter half-head.safetensors | --adapter: half-head.safetensors is not a complete safetensors file
 convert --adapter head.safetensors --output peft | --output is 'peft', and head.safetensors is a head: it has no PEFT

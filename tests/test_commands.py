@@ -1,14 +1,19 @@
 """The command lines, called as they are, and what they leave behind."""
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import randomized
 from PIL import Image
 
 from hypernoise_core import LoraHypernetwork, reno
@@ -45,9 +50,10 @@ def test_two_steps_leave_everything(folder, generator):
     adapter = LoraHypernetwork.load(generator, run / "hypernoise.safetensors")
     assert adapter.training["steps_trained"] == "2"
     assert not [p for p in run.rglob("*") if p.name.startswith(".")]
+    assert "base_model: embedded" in (run / "README.md").read_text()
 
 
-def test_a_printed_configuration_repeats_the_run(folder, capsys):
+def test_a_printed_configuration_repeats_the_run(folder, toy_model, capsys):
     with pytest.raises(SystemExit):
         train_command.main(["--print_config", *QUICK, "--rewards=redness"])
     (folder / "mine.yaml").write_text(capsys.readouterr().out)
@@ -56,7 +62,7 @@ def test_a_printed_configuration_repeats_the_run(folder, capsys):
     assert (folder / "a/metrics.jsonl").read_text() == (folder / "b/metrics.jsonl").read_text()
 
 
-def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, capsys):
+def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, toy_model, capsys):
     train_command.main([*QUICK, "--rewards=redness", "--save_dir=run", "--max_steps=3", "--validate_every=2"])
     shutil.copytree("run", "other")
     Path("run/checkpoints/step-000003/complete.json").unlink()  # as if it had been killed in its last step
@@ -72,7 +78,7 @@ def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, caps
     assert "4 of 4 steps" in report
     assert "validation/score" in report
     assert all((folder / "other" / name).is_file() for name in re.findall(r"\]\((.*?)\)", report))
-    assert "base_model: embedded" in card
+    assert "base_model: toy" in card
     with pytest.raises(ValueError, match="--lora_rank is 8, the checkpoint has 4"):
         train_command.main(["--resume=other", "--lora_rank=8"])
     oldest = min(path.parent for path in Path("other/checkpoints").glob("*/complete.json"))
@@ -80,7 +86,7 @@ def test_a_run_goes_on_with_its_own_settings_and_tells_what_changed(folder, caps
         train_command.main([f"--resume={oldest}"])
 
 
-def test_what_is_validated_on_can_be_removed_from_training(folder, capsys):
+def test_what_is_validated_on_can_be_removed_from_training(folder, toy_model, capsys):
     (folder / "p.txt").write_text("a red square\ntwo crosses\nA red  square.\na blue cross\n")
     (folder / "v.txt").write_text("Two crosses\n")
     line = [*QUICK, "--rewards=redness", "--prompts=p.txt", "--validation_prompts=v.txt", "--validate_every=2"]
@@ -92,10 +98,10 @@ def test_what_is_validated_on_can_be_removed_from_training(folder, capsys):
     assert "2 prompts, " in (folder / "b/report.md").read_text()
 
 
-def test_the_references_names_are_accepted(folder):
+def test_the_references_names_are_accepted(folder, toy_model):
     line = (
         "--model embedded --task embedded --train_type finetune --lr 1e-3 --epochs 1 --batch_size 42 --optim sgd "
-        "--accumulation_steps 2 --lora_rank 4 --alpha_multiplier 2 --last_layer_name proj_out --latent_type batch "
+        "--accumulation_steps 2 --lora_rank 4 --alpha_multiplier 2 --last_layer_name 2 --latent_type batch "
         "--use_checkpoint --memsave --enable_modulate_noise --enable_red --red_weighting 2 --save_dir run "
         "--save_every 5 --log_every 5 --seed 3"
     )
@@ -170,8 +176,8 @@ def test_reno_goes_on_from_the_adapters_noise(folder, generator, hypernetwork):
     assert kept == {f"0000-{row['seed']}.png" for row in rows[:2]}
 
 
-def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
-    hypernetwork.save(folder / "a.safetensors")
+def test_evaluate_scores_a_pair(folder, toy_model, capsys):
+    randomized(LoraHypernetwork(toy_model, rank=4, alpha=8)).save(folder / "a.safetensors")
     evaluate.main(["--adapter", "a.safetensors", "--n", "60", "--steps", "1,2", "--save_dir", "out"])
     report = json.loads((folder / "out/evaluation.json").read_text())
     assert set(report["steps"]) == {"1", "2"}
@@ -180,29 +186,36 @@ def test_evaluate_scores_a_pair(folder, hypernetwork, capsys):
     assert "95 % interval" in capsys.readouterr().out
 
 
-def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, capsys):
+def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, monkeypatch, capsys):
+    """With small batches, and in processes that have their imports already."""
+    for name in demo.RUNS.values():
+        recipe = (demo.RECIPES / f"{name}.yaml").read_text()
+        assert "\nbatch_size: " in recipe
+        (folder / f"{name}.yaml").write_text(re.sub(r"\nbatch_size: .*", "\nbatch_size: 4", recipe))
+    monkeypatch.setattr(demo, "RECIPES", folder)
+    monkeypatch.setattr(demo, "QUICK", {name: row | {"batch_size": 4} for name, row in demo.QUICK.items()})
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(demo.multiprocessing, "get_context", lambda method: fork)
     demo.main(["--scale", "0.02", "--n", "60", "--save_dir", "out"])
     report = json.loads((folder / "out/report.json").read_text())
-    assert set(report["preference"]) == {"base", "hypernoise"}
-    assert set(report["redness"]) == {"base", "hypernoise", "finetune"}
+    assert set(report["rows"]) == set(demo.ROWS)
     wanted = {"detector_mean", "detector_strict", "categories", "reward", "diversity", "redness", "kl", "noise_std"}
-    for row in (*report["preference"].values(), *report["redness"].values()):
+    for row in report["rows"].values():
         assert wanted | {"seconds_per_image", "n"} <= set(row)
         assert row["n"] == 60
-    for name in ("comparison.png", "curves.png", "hypernoise.safetensors"):
+    for name in ("comparison.png", "redness.png", "curves.png", "hypernoise.safetensors"):
         assert (folder / "out" / name).stat().st_size > 1000
     assert "fine-tuned" in capsys.readouterr().out
 
 
 def test_a_stopped_run_keeps_what_it_trained(folder):
     """Ctrl-C in the middle: the step is finished, the adapter saved."""
-    import signal
-    import time
-
+    (folder / "p.txt").write_text("two crosses\n")
+    line = "--max_steps=10000 --save_dir=run --batch_size=2 --lora_rank=4 --rewards=redness --prompts=p.txt"
     process = subprocess.Popen(
-        [sys.executable, "-m", "train", "--max_steps=10000", "--save_dir=run", *QUICK[1:4], "--rewards=redness"],
+        [sys.executable, "-m", "train", *line.split()],
         cwd=folder,
-        env={**__import__("os").environ, "PYTHONPATH": str(Path(train_command.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(train_command.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

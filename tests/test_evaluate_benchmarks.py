@@ -5,11 +5,10 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 from conftest import randomized
 from PIL import Image, PngImagePlugin
@@ -281,21 +280,18 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
 
 
 def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
-    """SIGKILL after the first pictures, through the command line as it is."""
+    """SIGKILL after the first pictures."""
     more = ("--samples=4", "--steps=4", "--score=false", "--diversity=")
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train.evaluate", *line(place, "geneval", killed, *more)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    log = tmp_path / "log.txt"
+    process = forks.start(log, run, line(place, "geneval", killed, *more))
     deadline = time.monotonic() + 300
     while len(list(killed.glob("base-4/*/samples/0*.png"))) < 3:
-        assert process.poll() is None, process.stderr.read()
+        assert forks.running(process), log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    os.kill(process, signal.SIGKILL)
+    assert forks.wait(process) == -signal.SIGKILL
     assert not (killed / "report.json").exists()
     run(line(place, "geneval", alone, *more))
     run(line(place, "geneval", killed, *more))
@@ -312,19 +308,17 @@ def test_two_processes_share_the_work(place, tmp_path):
         port = str(free.getsockname()[1])
     two, one = tmp_path / "two", tmp_path / "one"
     more = ("--samples=2", "--rewards=redness", "--score=false")
+    logs = [tmp_path / f"log-{rank}.txt" for rank in (0, 1)]
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "train.evaluate", *line(place, "geneval", two, *more)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={
-                **os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-            },
+        forks.start(
+            logs[rank], run, line(place, "geneval", two, *more),
+            WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT=port,
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    outputs = [worker.communicate(timeout=500)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    codes = [forks.wait(worker) for worker in workers]
+    outputs = [log.read_text() for log in logs]
+    assert codes == [0, 0], outputs
     assert "# geneval" in outputs[0]
     assert "# geneval" not in outputs[1]
     run(line(place, "geneval", one, *more))

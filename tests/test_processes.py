@@ -1,10 +1,6 @@
 """Two gloo processes on a CPU train as one does: the same gradients, numbers and weights, also after a resume."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import forks
 import processes_worker
 import pytest
 import torch
@@ -17,15 +13,11 @@ from train.__main__ import main as train
 @pytest.fixture(scope="module")
 def left_behind(tmp_path_factory):
     """What each of two processes saved."""
-    folder, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, processes_worker.__file__, str(folder)]
-    workers = [
-        subprocess.Popen([*command, str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    for worker in workers:
-        _, error = worker.communicate(timeout=300)
-        assert worker.returncode == 0, error
+    folder = tmp_path_factory.mktemp("two")
+    logs = [folder / f"log-{rank}.txt" for rank in (0, 1)]
+    workers = [forks.start(logs[rank], processes_worker.main, folder, rank) for rank in (0, 1)]
+    codes = [forks.wait(worker) for worker in workers]
+    assert codes == [0, 0], [log.read_text() for log in logs]
     files = folder.glob("*/*.pt")
     return {f"{file.parent.name}/{file.stem}": torch.load(file, weights_only=True) for file in files}
 

@@ -16,6 +16,13 @@ def features(prompts, size):
     return torch.stack(rows)
 
 
+class ToyDenoiser(nn.Sequential):
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(8, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 4, 1))
+
+
 class ToyGenerator(Generator):
     """Pictures of 8x8 coloured cells, so that the detector finds squares by chance."""
 
@@ -27,7 +34,7 @@ class ToyGenerator(Generator):
     def __init__(self):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.denoiser = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 4, 1))
+            self.denoiser = ToyDenoiser()
         self.denoiser.requires_grad_(False)
 
     def encode(self, prompts):

@@ -101,8 +101,8 @@ def _convert_lora(args: ConvertArguments) -> None:
 def _show_head(args: ConvertArguments) -> None:
     if args.output:
         raise ValueError(
-            f"--output is {args.output!r}, and {args.adapter} is a head: it has no PEFT form, because it is not a LoRA. "
-            "Leave --output out to print what the file holds"
+            f"--output is {args.output!r}, and {args.adapter} is a head: it has no PEFT form, since it is no LoRA; "
+            "leave --output out to print what the file holds"
         )
     with about("adapter"):
         network, info = read_head(args.adapter)
