@@ -36,7 +36,10 @@ def test_recipes_are_the_papers_tables(recipe):
     assert config.max_steps == args.epochs * 70_000 // (config.batch_size * config.accumulation_steps)
 
 
-@pytest.mark.parametrize("recipe", TABLES)
+HEADS = ("sana-head", "sd-turbo-head", "flux-head")
+
+
+@pytest.mark.parametrize("recipe", [*TABLES, *HEADS])
 def test_recipes_build_and_train(recipe, redness):
     args = arguments(recipe)
     generator = tiny_generator(TINY[args.model])
