@@ -66,8 +66,8 @@ NoiseHypernetwork.generate(self, x0: Tensor, conditioning: TensorBatch, steps: i
     0, strength: float = 1.0, iterations: int = 1, between_steps: BetweenSteps = 'fresh', free_reading: bool =
     False) -> Tensor
 NoiseHypernetwork.load(generator: Generator, path: str | Path) -> Self
-NoiseHypernetwork.modulate(self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1) ->
-    Tensor
+NoiseHypernetwork.modulate(self, x0: Tensor, conditioning: Any, strength: float = 1.0, iterations: int = 1, more: int =
+    0) -> Tensor
 NoiseHypernetwork.moved(self, x: Tensor, delta: Tensor, x0: Tensor) -> Tensor
 NoiseHypernetwork.named_parameters(self) -> dict[str, Parameter]
 NoiseHypernetwork.parameters(self) -> Iterator[Parameter]
