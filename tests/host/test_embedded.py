@@ -207,7 +207,7 @@ def test_alternating_never_patches_and_the_base_stays_bit_equal(comfy):
         assert not torch.equal(base, moved)
     states = [state for r in rounds for _, state in r]
     assert len({state["file"] for state in states}) == 40
-    assert len({state["weight patches"] for state in states}) == 1
+    assert len({state["weight patches"] for state in states[1:]}) == 1  # the first modulation loads the LoRA's own
     assert all(state["patched forwards"] == state["backups"] == 0 for state in states)
 
 
