@@ -4,8 +4,6 @@ python -m benchmarks.full_size --model sd-turbo                  # one CPU threa
 python -m benchmarks.full_size --model sana
 python -m benchmarks.full_size --model flux-two-blocks           # FLUX's true width, one block of each kind
 python -m benchmarks.full_size --model flux --device cuda --dtype bfloat16 --size 512 --steps 5   # a GPU, all of FLUX
-
-Text encoders are left out: training calls them once per prompt, before it starts, and can keep them off the device.
 """
 
 import json
@@ -17,122 +15,27 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import (
-    AutoencoderDC,
-    AutoencoderKL,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SanaSprintPipeline,
-    SanaTransformer2DModel,
-    SCMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from torch import Tensor
 
-from hypernoise_core import RewardEnsemble, TensorBatch, Trainer, TrainingConfig, load_reward
+from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
 from hypernoise_core.files import replacing
-from hypernoise_core.generators import FAMILIES, DiffusersGenerator
+from hypernoise_core.generators import DiffusersGenerator
 from hypernoise_core.training import StepDone
 from train.cli import parse, run_command
 from train.memory import peak_memory
+
+from .full_size_models import MODELS, Model
 
 PROG = "python -m benchmarks.full_size"
 
 GIB = 2**30
 
 
-def sd_turbo() -> StableDiffusionPipeline:
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
-    )
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = EulerDiscreteScheduler(**schedule, timestep_spacing="trailing", steps_offset=1)
-    autoencoder = autoencoder_kl(latent_channels=4)
-    return StableDiffusionPipeline(autoencoder, None, None, unet, scheduler, None, None, requires_safety_checker=False)
-
-
-def autoencoder_kl(**config) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        **config,
-    )
-
-
-def sana(layers: int = 28, heads: int = 36, cross_heads: int = 16) -> SanaSprintPipeline:
-    width = 32 * heads
-    transformer = SanaTransformer2DModel(
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=32,
-        num_cross_attention_heads=cross_heads,
-        cross_attention_head_dim=width // cross_heads,
-        cross_attention_dim=width,
-        caption_channels=2304,
-        sample_size=32,
-        patch_size=1,
-        qk_norm="rms_norm_across_heads",
-        guidance_embeds=True,
-    )
-    channels, blocks = (128, 256, 512, 512, 1024, 1024), ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
-    scales = ((), (), (), (5,), (5,), (5,))
-    autoencoder = AutoencoderDC(
-        latent_channels=32,
-        encoder_block_types=blocks,
-        decoder_block_types=blocks,
-        encoder_block_out_channels=channels,
-        decoder_block_out_channels=channels,
-        encoder_layers_per_block=(2, 2, 2, 3, 3, 3),
-        decoder_layers_per_block=(3, 3, 3, 3, 3, 3),
-        encoder_qkv_multiscales=scales,
-        decoder_qkv_multiscales=scales,
-        upsample_block_type="interpolate",
-        downsample_block_type="conv",
-        scaling_factor=0.41407,
-    )
-    return SanaSprintPipeline(None, None, autoencoder, transformer, SCMScheduler(sigma_data=0.5))
-
-
-def flux(double_blocks: int = 19, single_blocks: int = 38) -> FluxPipeline:
-    transformer = FluxTransformer2DModel(num_layers=double_blocks, num_single_layers=single_blocks)
-    autoencoder = autoencoder_kl(
-        latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
-    )
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
-    return FluxPipeline(scheduler, autoencoder, None, None, None, None, transformer)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A full-size model: how to build it, what replaces a prompt, and how the paper trains it."""
-
-    build: Callable
-    conditioning: dict[str, tuple[int, ...]]
-    """Shapes of one prompt's tensors; `mask` is all ones."""
-    rank: int
-    alpha: float
-    optimizer: str
-
-
-MODELS = {
-    "sd-turbo": Model(sd_turbo, {"embeds": (77, 1024)}, 256, 256, "adamw"),
-    "sana": Model(sana, {"embeds": (64, 2304), "mask": (64,)}, 128, 256, "sgd"),
-    "sana-1.6b": Model(lambda: sana(20, 70, 20), {"embeds": (64, 2304), "mask": (64,)}, 128, 256, "sgd"),
-    "flux": Model(flux, {"embeds": (256, 4096), "pooled": (768,)}, 128, 640, "adamw"),
-    "flux-two-blocks": Model(lambda: flux(1, 1), {"embeds": (256, 4096), "pooled": (768,)}, 128, 640, "adamw"),
-}
-
-
 @dataclass(kw_only=True)
 class FullSizeArguments:
     """Time and memory of hypernetworks on full-size models with random weights."""
 
-    model: Literal["sd-turbo", "sana", "sana-1.6b", "flux", "flux-two-blocks"] = "sana"
+    model: Literal["sd-turbo", "sdxl-turbo", "sana", "sana-1.6b", "flux", "flux-two-blocks"] = "sana"
     """The model whose shapes to use."""
     size: int = 256
     """Side of the images, in pixels. The paper trains SANA at 1024, the others at 512."""
@@ -171,21 +74,10 @@ def build(args: FullSizeArguments, model: Model) -> DiffusersGenerator:
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, args.dtype))
     try:
-        pipeline = model.build()
+        denoiser, autoencoder = model.denoiser(), model.autoencoder()
     finally:
         torch.set_default_dtype(default)
-    for component in (pipeline.vae, pipeline.components.get("unet") or pipeline.transformer):
-        component.to(args.device)
-    del pipeline.vae.encoder  # nothing here reads pictures
-    generator = FAMILIES[type(pipeline).__name__](pipeline, args.model)
-
-    def encode(prompts: Sequence[str]) -> TensorBatch:
-        shapes = {name: (len(prompts), *shape) for name, shape in model.conditioning.items()}
-        make = {"mask": torch.ones}
-        return TensorBatch({name: make.get(name, torch.randn)(shape) for name, shape in shapes.items()}).to(args.device)
-
-    generator.encode = encode
-    return generator
+    return model.generator(denoiser.to(args.device), autoencoder.to(args.device), args.model, args.device)
 
 
 def measure(args: FullSizeArguments, model: Model, generator: DiffusersGenerator) -> dict[str, float]:
