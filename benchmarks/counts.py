@@ -229,7 +229,7 @@ def training_step(trainer: Trainer, counter: Counter) -> None:
     trainer._read_before = lambda f, part: part.x0
     one = torch.ones(1, dtype=torch.long)
     with counter:
-        trainer._forward_backward(Lesson(x0, conditioning, text, 0, one - 1, one))
+        trainer._forward_backward(Lesson(x0, conditioning, text, [0], one - 1, one))
         nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
         trainer.optimizer.step()
 
