@@ -143,13 +143,20 @@ def made(model: Model, name: str) -> DiffusersGenerator:
     return generator
 
 
+class Numbers(list):
+    """Python numbers with what ancestral schedulers ask of a tensor."""
+
+    def max(self) -> float:
+        return max(self)
+
+
 def with_numbers(make_scheduler: Callable) -> Callable:
     """Schedulers look at the values of their timesteps and sigmas, so these must have some."""
 
     def make(*args, **kwargs):
         with unset_fake_temporarily():
             scheduler = make_scheduler(*args, **kwargs)
-            scheduler.timesteps, scheduler.sigmas = scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
+            scheduler.timesteps, scheduler.sigmas = scheduler.timesteps.tolist(), Numbers(scheduler.sigmas.tolist())
             scheduler.set_begin_index(0)
         return scheduler
 
