@@ -82,7 +82,7 @@ def test_every_row_runs_and_a_second_run_gives_equal_numbers(whole, tmp_path):
     assert len(again) > 15
     assert again["kl"]["timing"] != rows["kl"]["timing"]
     page = (folder / "results.md").read_text()
-    assert f"{len(rows)} of {len(rows)} rows are there" in page
+    assert f"{len(rows)} of {len(rows)} rows exist" in page
     assert "failed" not in page
 
 

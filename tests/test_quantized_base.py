@@ -8,7 +8,7 @@ from hypernoise_core.embedded import HEAD_FILE
 from hypernoise_core.embedded.benchmark import cases, measure, paired_interval
 from hypernoise_core.hypernetworks.head import HeadHypernetwork
 from hypernoise_core.layers import target_names
-from train.evaluation.embedded import adapter_method, base_method
+from train.evaluation.embedded import method
 
 
 @torch.no_grad()
@@ -29,8 +29,8 @@ def test_a_head_keeps_its_gain_on_a_rounded_base(reward, bits):
     round_weights_(generator.denoiser, bits)
     assert any(not torch.equal(weight, before[name]) for name, weight in exact.items())
     head = HeadHypernetwork.load(generator, HEAD_FILE)
-    base = measure(generator, reward, base_method(generator), todo)
-    moved = measure(generator, reward, adapter_method(head), todo)
+    base = measure(generator, reward, method(generator), todo)
+    moved = measure(generator, reward, method(generator, head), todo)
     difference, low, _ = paired_interval(moved, base)
     assert low > 0
     assert difference > 0.08

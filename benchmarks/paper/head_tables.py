@@ -1,6 +1,6 @@
 """The page's tables about heads, and about what is added between steps."""
 
-from .plan import HEAD_READINGS, SEED_READINGS, SEVERAL_STEPS, TRAINED_STEPS, read, trained_at
+from .plan import HEAD_READINGS, SEED_READINGS, SEEDS, SEVERAL_STEPS, TRAINED_STEPS, read, trained_at
 from .results import Results
 from .tables import GAP, count, number, table, times
 from .world import SHIPPED, SHIPPED_HEAD
@@ -31,7 +31,7 @@ def training_table(results: Results) -> str:
     """What training a seed's LoRA and a seed's head took."""
     rows = []
     for title, prefix in (("LoRA", "hypernoise"), ("head", "head")):
-        found = [row for seed in range(3) if (row := results.found.get(f"{prefix}-{seed}"))]
+        found = [row for seed in SEEDS if "pictures" in (row := results.found.get(f"{prefix}-{seed}", {}))]
         if found:
             means = [sum(row[key] for row in found) / len(found) for key in ("parameters", "pictures", "steps")]
             seconds = sum(row["timing"]["cpu_seconds"] for row in found) / len(found)

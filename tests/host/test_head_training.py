@@ -65,7 +65,7 @@ def test_a_head_is_trained_and_does_the_same_in_training_and_in_sampling(comfy, 
     before, file = base_pictures(), f"head-{host_model.name}_00001_.safetensors"
     g, (model, clip, vae), noise, texts = prompt()
     hypernoise = train(
-        g, model, clip, vae, f"head-{host_model.name}", prompts="\n".join(PROMPTS), steps=12, temperature=1e-4, lr=3e-3,
+        g, model, clip, vae, f"head-{host_model.name}", prompts="\n".join(PROMPTS), steps=40, temperature=1e-4, lr=3e-3,
         gradient_checkpointing="all", **HEAD,
     )  # fmt: skip
 
