@@ -37,6 +37,8 @@ from train.config import TrainArguments
 REPOSITORY = Path(__file__).parents[1]
 AGAIN = "hypernoise-0-*,finetune-matched-steps,base-re*,hypernoise-best-of,redness,kl,transfer-*,multi-*,hard-*"
 """Rows of every kind but the timing, with all that they need."""
+OF_LORAS = 10
+"""Targets of the paper's hypernetwork; those of heads follow."""
 TINY = ["--scale=0.005", "--workers=1"]
 
 
@@ -206,7 +208,7 @@ def test_the_page_has_every_number_that_there_is(tmp_path):
     assert "not run" not in page.lower().replace("what was not", "")
     methods = page.split("## Every method")[1].split("![")[0]
     assert methods.count("–") == 1  # the base over itself
-    assert "**not met**" not in page.split("## Every")[0]
+    assert "**not met**" not in page.split("## Every")[0].split("| a head at one reading")[0]
 
 
 def test_the_page_says_what_is_missing(tmp_path):
@@ -216,7 +218,7 @@ def test_the_page_says_what_is_missing(tmp_path):
     write_page(tmp_path / "results.md", places.results, results, 1.0, 0)
     page = (tmp_path / "results.md").read_text()
     assert f"Not run: {', '.join(row.name for row in rows if row.name in left_out)}." in page
-    unmet = [bar for bar in bars(results) if bar.met is None]
+    unmet = [bar for bar in bars(results)[:OF_LORAS] if bar.met is None]
     assert len(unmet) == 4
     assert {bar.measured for bar in unmet} == {"not run"}
 
@@ -227,7 +229,7 @@ def test_bars_are_not_met_by_worse_numbers(tmp_path, monkeypatch):
     met = [bar.met for bar in bars(Results.read(rows, places, {}))]
     assert met[:4] == [False] * 4
     assert met[5:7] == [False] * 2
-    assert not met[-1]
+    assert not met[OF_LORAS - 1]
 
 
 def test_intervals_are_the_embedded_benchmarks():

@@ -124,7 +124,7 @@ def test_a_family_without_a_grid_gives_the_prediction_alone(monkeypatch):
     x0, conditioning = generator.noise(1, *SIZE), generator.encode(PROMPTS[:1])
     reading = generator.read(x0, conditioning)
     assert reading.features is reading.detach().features is None
-    with pytest.raises(ValueError, match="tiny-flux.*does not give.*prediction"):
+    with pytest.raises(ValueError, match=r"tiny-flux.*does not give.*prediction"):
         HeadHypernetwork.new(generator, width=32, depth=1)
     head = HeadHypernetwork.new(generator, width=32, depth=1, reads="prediction")
     assert head(x0, conditioning).shape == x0.shape
