@@ -1,5 +1,5 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
-# make test   install, lint, check format and types, run the tests
+# make test   install, lint, check format and types, run the tests in two processes (PROCESSES=0 for none but its own)
 # make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
 # make benchmark   the paper's comparisons on the embedded generator: benchmarks/results, docs/results.md (ARGS=--fresh)
@@ -14,6 +14,7 @@ PACKAGES := .venv-reward-packages
 PACKAGES_SITE := $(PACKAGES)/lib/python3.10/site-packages
 
 export OMP_NUM_THREADS ?= 1
+PROCESSES ?= 2
 
 .PHONY: demo test test-host format benchmark embedded reward-packages clean
 
@@ -24,7 +25,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
 test-host: $(READY)
 	$(BIN)/python -m pytest tests/host

@@ -10,13 +10,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is unknown at once
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests stay in one process, and so do all tests in a real ComfyUI: what they share is made once."""
+    """A file's tests stay in one process, and so do all tests in a real ComfyUI: what they share is made once. Files go
+    out by name, not those with the most tests first: that puts ComfyUI's, which take longest, in front."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid):
             return "tests/host" if nodeid.startswith("tests/host/") else super()._split_scope(nodeid)
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 

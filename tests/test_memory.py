@@ -82,7 +82,9 @@ def test_advice_is_three_settings_with_their_values():
 
 
 def test_a_bf16_model_trains_float32_weights(redness, prompts):
-    t = trainer(load_generator("embedded", dtype=torch.bfloat16), redness, prompts, ema_decay=0.9)
+    t = trainer(
+        load_generator("embedded", dtype=torch.bfloat16), redness, prompts, batch_size=2, max_steps=1, ema_decay=0.9
+    )
     events = list(t.events())
     assert all(isinstance(event, StepDone) for event in events)
     assert t.generator.denoiser.dtype == torch.bfloat16

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from benchmarks.paper.bars import bars
 from benchmarks.paper.measures import bits, cut, measure, paired
 from benchmarks.paper.page import write_page
 from benchmarks.paper.plan import plan
+from benchmarks.paper.plots import plots
 from benchmarks.paper.results import Places, Results, keys
 from benchmarks.paper.rows import load_changed
 from benchmarks.paper.run import to_run
@@ -34,7 +33,6 @@ from hypernoise_core.embedded.scenes import Thing
 from train.cli import run_command
 from train.config import TrainArguments
 
-REPOSITORY = Path(__file__).parents[1]
 AGAIN = "hypernoise-0-*,finetune-matched-steps,base-re*,hypernoise-best-of,redness,kl,transfer-*,multi-*,hard-*"
 """Rows of every kind but the timing, with all that they need."""
 OF_LORAS = 10
@@ -60,8 +58,14 @@ def toys(tmp_path_factory):
         yield
 
 
-def run(folder, *line):
-    benchmark.main([*TINY, f"--save_dir={folder}", *line])
+def no_plots(folder, results):
+    return {}
+
+
+def run(folder, *line, plots=no_plots):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.paper.page.plots", plots)
+        benchmark.main([*TINY, f"--save_dir={folder}", *line])
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
@@ -69,7 +73,7 @@ def run(folder, *line):
 def whole(toys, tmp_path_factory):
     """(folder, rows as they were found) of a whole tiny run."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(folder)
+    return folder, run(folder, plots=plots)
 
 
 def untimed(rows):
@@ -117,6 +121,7 @@ def test_a_row_that_fails_is_told_and_the_others_stay(toys, tmp_path, monkeypatc
         raise RuntimeError("the disk is full")
 
     monkeypatch.setitem(runner.KINDS, "generator_changed", broken)
+    monkeypatch.setattr("benchmarks.paper.page.plots", no_plots)
     line = [*TINY, f"--save_dir={tmp_path}", "--only=perturbed,transfer-perturbed,base-1-steps"]
     assert run_command(benchmark.main, "benchmark", line) == 2
     assert "row perturbed failed (RuntimeError: the disk is full)" in capsys.readouterr().err
@@ -124,18 +129,6 @@ def test_a_row_that_fails_is_told_and_the_others_stay(toys, tmp_path, monkeypatc
     assert "Row transfer-perturbed failed: needs perturbed, which failed." in page
     assert {path.stem for path in tmp_path.glob("*.json")} >= {"base-1-steps"}
     assert not (tmp_path / "perturbed.json").exists()
-
-
-def test_two_workers_on_the_embedded_generator_give_what_one_gives(tmp_path):
-    """In processes of their own, as `make benchmark` runs them."""
-    found = []
-    for workers in ("1", "2"):
-        line = ["--scale=0.005", "--only=base-1-steps,base-2-steps", "--workers", workers]
-        command = [sys.executable, "-m", "benchmarks.paper", *line, f"--save_dir={tmp_path / workers}"]
-        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-        found.append({p.stem: json.loads(p.read_text()) for p in (tmp_path / workers).glob("*.json")})
-    assert untimed(found[0]) == untimed(found[1])
-    assert found[0]["base-2-steps"]["records"]["base-2"]["nfe"] == 2
 
 
 def test_every_row_has_a_reward_of_its_own(toys, tmp_path, monkeypatch):
