@@ -29,6 +29,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """No waiting until files are on the disk: half a second each on a busy one. Files of tests need not outlive a power
+    cut; a killed process loses nothing by it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def generator():
     """The embedded generator: real SANA-Sprint classes, a few million parameters."""
