@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+os.fsync = lambda handle: None  # as in tests/conftest.py: no waiting for the disk
+
 COUNTS = {"weight patches": 0}
 
 
