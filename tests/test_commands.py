@@ -211,7 +211,8 @@ def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, monkeypatch, ca
 def test_a_stopped_run_keeps_what_it_trained(folder):
     """Ctrl-C in the middle: the step is finished, the adapter saved."""
     (folder / "p.txt").write_text("two crosses\n")
-    line = "--max_steps=10000 --save_dir=run --batch_size=2 --lora_rank=4 --rewards=redness --prompts=p.txt"
+    line = "--max_steps=10000 --save_dir=run --batch_size=2 --lora_rank=4 --rewards=redness --prompts=p.txt "
+    line += "--warm_start_pictures=0"
     process = subprocess.Popen(
         [sys.executable, "-m", "train", *line.split()],
         cwd=folder,
