@@ -1,6 +1,7 @@
 """What tests share. Heavy imports stand inside the functions: the process that starts the two of `make test` reads this
 file and no other."""
 
+import gc
 import os
 
 import pytest
@@ -27,6 +28,12 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen():
+    """What was imported stays: a quarter of a second each time that the garbage collector goes through it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
