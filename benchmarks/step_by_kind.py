@@ -56,8 +56,8 @@ class Memory:
     """Most bytes of all tensors: weights, gradients and optimizer state too."""
 
 
-def small_autoencoder() -> AutoencoderDC:
-    channels, blocks = (32, 64, 128, 128), ("ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock")
+def small_autoencoder(channels: tuple[int, ...] = (32, 64, 128, 128)) -> AutoencoderDC:
+    blocks = "ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock"
     return AutoencoderDC(
         latent_channels=32,
         encoder_block_types=blocks,
