@@ -141,10 +141,16 @@ def reno_path(
         between_steps: what they add instead. `keep` is x0; `keep-moved` is the noise that the ascent has reached.
 
     Raises:
-        ValueError: `iterations` is below 0.
+        ValueError: `iterations` is below 0, or the reward has no gradient.
     """
     if iterations < 0:
         raise SettingError("{iterations} is {}: give at least 0", iterations)
+    if not reward.differentiable:
+        raise SettingError(
+            "{reward} {!r} has no gradient, which ReNO follows: rank images by it (Best-of-N), or train a head with "
+            "{teacher} critic on it and refine by that",
+            reward.name,
+        )
     with torch.no_grad():
         noise = _started(start, x0, conditioning).detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([noise], lr=lr, momentum=0.9, nesterov=True)

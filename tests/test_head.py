@@ -223,5 +223,5 @@ def test_shapes_that_cannot_be_built_are_named(wrong, words):
 def test_weights_in_half_precision_are_read_as_float32(generator, head, tmp_path):
     half = {name: weight.bfloat16() for name, weight in head.state_dict().items()}
     write_head(tmp_path / "a.safetensors", half, head.info)
-    network, _ = read_head(tmp_path / "a.safetensors")
+    network, _, _ = read_head(tmp_path / "a.safetensors")
     assert all(torch.equal(p, half[name].float()) for name, p in network.named_parameters())

@@ -134,6 +134,30 @@ class TrainArguments(ModelArguments, RewardArguments):
     """features: a head reads what enters the denoiser's last layer, besides noise and prediction. prediction: only
     noise and prediction, for models without features, or to use the head with another model that has the same
     latents."""
+    teacher: Literal["gradient", "critic"] = "gradient"
+    """Where the gradient comes from that the hypernetwork follows. gradient: the paper's, through reward, decoder and
+    every step. critic: from a small network that learns the reward from its scores. A reward needs no gradient then,
+    and a step takes a fraction of the memory."""
+    critics: int = 2
+    """Networks of a critic, which learn the same from different weights."""
+    critic_width: int = 96
+    """Width of a critic's layers; a multiple of 16."""
+    critic_depth: int = 2
+    """Number of layers of a critic."""
+    critic_lr: float = 1e-3
+    """Learning rate of a critic."""
+    critic_steps: int = 2
+    """Steps of a critic for every step of the hypernetwork."""
+    critic_warm_up: int = 4096
+    """Images that a critic learns from before the hypernetwork begins to move."""
+    replay: int = 8192
+    """Scored images that a critic goes on learning from; the newest ones."""
+    replay_gib: float = 4.0
+    """Most CPU memory that these may take, in GiB. Checkpoints hold them up to 1 GiB; otherwise a resumed run scores
+    --critic_warm_up images again first."""
+    score_share: float = 1.0
+    """Share of each batch's images that are drawn and scored, for a critic. 0.25 saves three quarters of decoding and
+    rewards."""
     distill: str | None = None
     """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
     distill_steps: int = 0
@@ -293,6 +317,16 @@ class TrainArguments(ModelArguments, RewardArguments):
             head_width=self.head_width,
             head_depth=self.head_depth,
             head_reads=self.head_reads,
+            teacher=self.teacher,
+            critics=self.critics,
+            critic_width=self.critic_width,
+            critic_depth=self.critic_depth,
+            critic_lr=self.critic_lr,
+            critic_steps=self.critic_steps,
+            critic_warm_up=self.critic_warm_up,
+            replay=self.replay,
+            replay_gib=self.replay_gib,
+            score_share=self.score_share,
             distill=self.distill,
             distill_steps=self.distill_steps,
             rank=self.lora_rank,

@@ -25,6 +25,7 @@ from hypernoise_core.hypernetworks.adapter_file import (
     write_adapter,
     write_peft_folder,
 )
+from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from hypernoise_core.hypernetworks.head import HeadHypernetwork
 from hypernoise_core.hypernetworks.head_file import HeadInfo, read_head
 from hypernoise_core.hypernetworks.head_network import HeadNetwork
@@ -105,12 +106,12 @@ def _show_head(args: ConvertArguments) -> None:
             "leave --output out to print what the file holds"
         )
     with about("adapter"):
-        network, info = read_head(args.adapter)
+        network, info, critic = read_head(args.adapter)
     if args.model:
         generator = load_generator(args.model)
         with about("adapter"):
             HeadHypernetwork.load(generator, args.adapter)
-    _print(head_contents(network, info))
+    _print(head_contents(network, info, critic))
 
 
 def _print(rows: dict[str, str]) -> int:
@@ -120,10 +121,14 @@ def _print(rows: dict[str, str]) -> int:
     return width
 
 
-def head_contents(network: HeadNetwork, info: HeadInfo) -> dict[str, str]:
+def head_contents(network: HeadNetwork, info: HeadInfo, critic: CriticNetwork | None) -> dict[str, str]:
     """What a user wants to know about a head."""
     shape, values = info.shape, sum(parameter.numel() for parameter in network.parameters())
     features = f", {shape.features} features of each {shape.feature_cell}x{shape.feature_cell} latent cells"
+    knows = "none"
+    if critic is not None:
+        members, own = len(critic.members), sum(parameter.numel() for parameter in critic.parameters())
+        knows = f"{members} networks, {own / 1e6:.2f} M values, scores of {critic.mean:.3g} ± {critic.std:.3g}"
     coarse = f", which see {info.coarsen}x{info.coarsen} latent cells as one" if info.coarsen > 1 else ""
     return {
         "kind": "noise hypernetwork, a head",
@@ -133,6 +138,7 @@ def head_contents(network: HeadNetwork, info: HeadInfo) -> dict[str, str]:
         "readings": f"trained for {info.iterations}{coarse}",
         "network": f"width {shape.width}, depth {shape.depth}, patches of {shape.patch}x{shape.patch} latent cells",
         "size": f"{values / 1e6:.2f} M values",
+        "critic": knows,
         **info.training,
     }
 

@@ -105,7 +105,7 @@ class Run:
 
     def _tell(self, event: Event, bar: tqdm) -> None:
         if isinstance(event, WarmStart):
-            bar.set_postfix_str(f"warm start {event.done}/{event.total}")
+            bar.set_postfix_str(f"{event.what} {event.done}/{event.total}")
             return
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(_row(event)) + "\n")
@@ -143,7 +143,8 @@ class Run:
     def _position(self) -> tuple[int, ...]:
         """A tuple that differs between any two events."""
         trainer = self.trainer
-        return (trainer.step, trainer.warm_start_done, trainer.diagnosed, trainer.validated, trainer.skipped_in_a_row)
+        warm_up = (trainer.teacher.watched, trainer.warm_start_done)
+        return (trainer.step, *warm_up, trainer.diagnosed, trainer.validated, trainer.skipped_in_a_row)
 
     def _rewind_metrics(self, resumed: Path | None, state: TrainerState | None) -> None:
         """Cut metrics.jsonl to its length at the checkpoint. The run will write the later part again."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
 
     from ..generators.base import Generator
     from ..training.config import TrainingConfig
+    from .critic import Critic
 
 
 class NoiseFunction(ABC):
@@ -31,6 +32,8 @@ class NoiseFunction(ABC):
     """Whether moved noise is rescaled to the norm that its start has."""
     is_told = False
     """Whether it is told how many readings are still to come."""
+    critic: Critic | None = None
+    """What says beforehand how a noise will score, where it was trained with one."""
     coarsen: int = 1
     """It sees noise averaged over `coarsen` x `coarsen` latent cells, and moves them together: a fraction of the cost
     for a generator that makes pictures at a fraction of its side as well."""

@@ -13,6 +13,7 @@ from ..noise import BetweenSteps, added_noise
 from ..reading import Reading
 from ..settings import SettingError
 from .base import Adapter, NoiseHypernetwork
+from .critic import Critic
 
 if TYPE_CHECKING:
     from ..generators.base import Generator
@@ -29,12 +30,26 @@ class Modulation:
     between_steps: BetweenSteps = "fresh"
     free_reading: bool = False
     """The first of two or more steps is the one reading, at no call of its own; the moved noise is kept from there."""
+    candidates: int = 1
+    """Noises for each picture, of which the critic chooses the one that is moved. A denoiser call each, beyond one."""
+    refine: int = 0
+    """Steps of gradient ascent on the critic, after the noise was moved. A denoiser call and its backward pass each."""
+
+    @property
+    def asks_critic(self) -> bool:
+        return self.candidates > 1 or self.refine > 0
 
     def check(self, generator: Generator, adapter: Adapter | None, steps: int) -> None:
         """
         Raises:
             ValueError: these cannot be used together; nothing has been drawn.
         """
+        if self.candidates < 1:
+            raise SettingError("{candidates} is {}: give at least 1", self.candidates)
+        if self.refine < 0:
+            raise SettingError("{refine} is {}: give at least 0", self.refine)
+        if self.asks_critic and isinstance(adapter, NoiseHypernetwork):
+            critic_of(adapter)
         if not self.free_reading:
             generator.check_between_steps(self.between_steps)
             return
@@ -42,6 +57,8 @@ class Modulation:
             raise SettingError("{free_reading} is set and {steps} is {}: it is free only where a step follows", steps)
         if self.iterations != 1 or self.between_steps != "fresh":
             raise SettingError("{free_reading} is one reading that is kept: leave {iterations} and {between_steps} out")
+        if self.asks_critic:
+            raise SettingError("{free_reading} makes no call before the sampler: leave {candidates} and {refine} out")
         if isinstance(adapter, NoiseHypernetwork):
             adapter.following(generator.noise(1), self.strength)
 
@@ -64,9 +81,26 @@ def draw(
         return _draw_following(generator, adapter, x0, conditioning, steps, seed, how.strength)
     start = x0
     if isinstance(adapter, NoiseHypernetwork):
+        if how.candidates > 1:
+            x0 = critic_of(adapter).choose(x0, conditioning, how.candidates)
         start = adapter.modulate(x0, conditioning, how.strength, how.iterations)
+        if how.refine:
+            start = critic_of(adapter).refine(start, conditioning, how.refine)
     between = added_noise(how.between_steps, x0, start)
     return start, generator.generate(start, conditioning, steps, seed, _denoiser(adapter), between)
+
+
+def critic_of(adapter: NoiseHypernetwork) -> Critic:
+    """
+    Raises:
+        ValueError: it has none.
+    """
+    if adapter.critic is None:
+        raise SettingError(
+            "{candidates} and {refine} ask a critic, and this hypernetwork was saved without one: train a head with "
+            "{teacher} critic"
+        )
+    return adapter.critic
 
 
 def _draw_following(

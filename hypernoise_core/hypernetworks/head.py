@@ -18,6 +18,8 @@ from ..noise import First
 from ..reading import Reading
 from ..settings import SettingError
 from .base import NoiseHypernetwork, with_norm_of
+from .critic import Critic
+from .critic_network import CriticNetwork
 from .head_file import KIND, HeadInfo, LatentSpace, read_head, write_head
 from .head_network import HeadNetwork, HeadShape
 
@@ -36,14 +38,16 @@ class HeadHypernetwork(NoiseHypernetwork):
         generator: the frozen model whose noise it moves.
         network: as `read_head` or `new_head_network` made it.
         info: what is known of it.
+        critic: what says beforehand how a noise will score.
     """
 
     kind = KIND
     keeps_norm = True
     is_told = True
 
-    def __init__(self, generator: Generator, network: HeadNetwork, info: HeadInfo):
+    def __init__(self, generator: Generator, network: HeadNetwork, info: HeadInfo, critic: CriticNetwork | None = None):
         self.generator, self.network, self.info = generator, network.to(generator.device), info
+        self.critic = None if critic is None else Critic(critic.to(generator.device), generator.read)
         self.coarsen, self.iterations = info.coarsen, info.iterations
         self.training = info.training
 
@@ -88,10 +92,10 @@ class HeadHypernetwork(NoiseHypernetwork):
 
     @classmethod
     def load(cls, generator: Generator, path: str | Path) -> HeadHypernetwork:
-        network, info = read_head(path)
+        network, info, critic = read_head(path)
         check_fit(info, str(path), generator.name, generator.family, space_of(generator))
         _check_features(info, str(path), generator)
-        head = cls(generator, network, info)
+        head = cls(generator, network, info, critic)
         network.requires_grad_(True)
         return head
 
@@ -100,7 +104,8 @@ class HeadHypernetwork(NoiseHypernetwork):
 
     def save(self, path: str | Path, **training) -> None:
         described = {**self.training, **{key: str(value) for key, value in training.items()}}
-        write_head(path, self.state_dict(), HeadInfo(**{**vars(self.info), "training": described}))
+        info = HeadInfo(**{**vars(self.info), "training": described})
+        write_head(path, self.state_dict(), info, None if self.critic is None else self.critic.network)
 
     def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
         return self.network(x, self.generator.read(x, conditioning), remaining)
@@ -119,8 +124,10 @@ class HeadHypernetwork(NoiseHypernetwork):
         return follow
 
 
-def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen: int = 1) -> HeadShape:
-    """The shape of a head for `generator`."""
+def head_shape(
+    generator: Generator, width: int, depth: int, reads: str, coarsen: int = 1, most_tokens: int = MAX_TOKENS
+) -> HeadShape:
+    """The shape of a head for `generator`, of so many tokens at its default size."""
     features = feature_cell = 0
     if reads == "features":
         features, feature_cell = features_of(generator)
@@ -132,7 +139,7 @@ def head_shape(generator: Generator, width: int, depth: int, reads: str, coarsen
             )
     patch = max(1, feature_cell)
     cells = generator.default_size // generator.latent_scale // coarsen
-    while (-(-cells // patch)) ** 2 > MAX_TOKENS:
+    while (-(-cells // patch)) ** 2 > most_tokens:
         patch *= 2
     return HeadShape(
         channels=generator.latent_channels,

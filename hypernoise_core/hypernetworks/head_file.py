@@ -6,8 +6,9 @@ Reading never unpickles, and what does not fit is refused before a weight is use
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -16,9 +17,18 @@ from torch import Tensor
 from ..files import replacing
 from ..tensor_file import read_tensors, reason
 from .adapter_file import DTYPES, FORMAT
+from .critic_network import CriticNetwork
 from .head_network import HeadNetwork, HeadShape
 
+Network = TypeVar("Network", HeadNetwork, CriticNetwork)
+
 KIND = "head"
+
+CRITIC = "critic."
+"""What the names of a critic's weights begin with."""
+
+CRITICS_OWN = ("width", "depth", "patch", "feature_cell")
+"""Of a critic's shape, what need not be that of its head."""
 
 LARGEST = {
     "channels": 1024,
@@ -30,6 +40,7 @@ LARGEST = {
     "latent_scale": 1024,
     "iterations": 1000,
     "coarsen": 64,
+    "critics": 16,
 }
 """The most that a header may ask for. A larger value is damage, and would cost memory or time before it is noticed."""
 
@@ -64,12 +75,23 @@ class HeadInfo:
     iterations: int = 1
     """Readings that it was trained for."""
     coarsen: int = 1
+    critics: int = 0
+    """Members of the critic in the same file; 0 for none."""
+    critic: HeadShape | None = None
+    """The shape of each."""
     training: dict[str, str] = field(default_factory=dict)
     """`resolution`, `rewards`, `kl`, `steps_trained`, …"""
 
 
-def write_head(path: str | Path, weights: dict[str, Tensor], info: HeadInfo) -> None:
-    """Write a head; the file appears whole or not at all."""
+def write_head(
+    path: str | Path, weights: dict[str, Tensor], info: HeadInfo, critic: CriticNetwork | None = None
+) -> None:
+    """Write a head and, where there is one, its critic; the file appears whole or not at all."""
+    own: dict[str, str] = {}
+    if critic is not None:
+        weights = weights | {CRITIC + name: tensor for name, tensor in critic.state_dict().items()}
+        own = {f"hypernoise.critic_{key}": str(getattr(critic.shape, key)) for key in CRITICS_OWN}
+        own["hypernoise.critics"] = str(len(critic.members))
     header = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
@@ -83,14 +105,15 @@ def write_head(path: str | Path, weights: dict[str, Tensor], info: HeadInfo) -> 
         **{f"hypernoise.head_{key}": str(value) for key, value in asdict(info.shape).items()},
         "hypernoise.iterations": str(info.iterations),
         "hypernoise.coarsen": str(info.coarsen),
+        **own,
         **{f"hypernoise.{key}": str(value) for key, value in info.training.items()},
     }
     with replacing(path) as temporary:
         save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, temporary, header)
 
 
-def read_head(path: str | Path) -> tuple[HeadNetwork, HeadInfo]:
-    """A head's network, on the CPU, frozen, and what is known of it.
+def read_head(path: str | Path) -> tuple[HeadNetwork, HeadInfo, CriticNetwork | None]:
+    """A head's network, on the CPU, frozen, what is known of it, and its critic where there is one.
 
     Raises:
         ValueError: nothing there, damaged, or no head.
@@ -100,7 +123,16 @@ def read_head(path: str | Path) -> tuple[HeadNetwork, HeadInfo]:
     tensors, metadata = read_tensors(Path(path))
     try:
         info = _info(metadata)
-        return _network(tensors, info.shape), info
+        critics = {name.removeprefix(CRITIC): t for name, t in tensors.items() if name.startswith(CRITIC)}
+        network = _network({n: t for n, t in tensors.items() if not n.startswith(CRITIC)}, HeadNetwork, info.shape)
+        if not info.critic:
+            if critics:
+                raise ValueError("is damaged: it holds a critic's weights, of which its header says nothing")
+            return network, info, None
+        critic = _network(critics, CriticNetwork, info.critic, info.critics)
+        if not critic.std > 0:
+            raise ValueError(f"is damaged: {CRITIC}std is {float(critic.std):g}, and a spread of scores is above 0")
+        return network, info, critic
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -127,6 +159,7 @@ def _info(metadata: dict[str, str]) -> HeadInfo:
             shape=shape,
             iterations=_whole(own, "iterations", LARGEST["iterations"]),
             coarsen=_whole(own, "coarsen", LARGEST["coarsen"]),
+            **_critic(own, shape),
             training={key: value for key, value in own.items() if key != "kind"},
         )
     except (KeyError, ValueError) as error:
@@ -146,22 +179,32 @@ def _name(own: dict[str, str], key: str) -> str:
     return "".join(character for character in own.pop(key) if character.isprintable())[:200]
 
 
-def _network(tensors: dict[str, Tensor], shape: HeadShape) -> HeadNetwork:
+def _critic(own: dict[str, str], head: HeadShape) -> dict[str, Any]:
+    """Take what a header says of a critic out of it."""
+    if "critics" not in own:
+        return {}
+    different = {key: _whole(own, f"critic_{key}", LARGEST[key]) for key in CRITICS_OWN}
+    return {"critics": _whole(own, "critics", LARGEST["critics"]), "critic": replace(head, **different)}
+
+
+def _network(tensors: dict[str, Tensor], kind: type[Network], *shape: Any) -> Network:
     with torch.device("meta"):
-        network = HeadNetwork(shape)
-    expected = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        network = kind(*shape)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    where = CRITIC if kind is CriticNetwork else ""
     if odd := sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(f"is damaged: {odd[0][:100]!r} is {'not expected' if odd[0] in tensors else 'missing'}")
+        what = "not expected" if odd[0] in tensors else "missing"
+        raise ValueError(f"is damaged: {(where + odd[0])[:100]!r} is {what}")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
             found = str(tuple(tensor.shape))[:100]
-            raise ValueError(f"is damaged: {name} has the shape {found}, expected {expected[name]}")
+            raise ValueError(f"is damaged: {where}{name} has the shape {found}, expected {expected[name]}")
         if tensor.dtype not in DTYPES:
-            raise ValueError(f"has weights of {tensor.dtype} at {name}; save it as float32 or bfloat16")
+            raise ValueError(f"has weights of {tensor.dtype} at {where}{name}; save it as float32 or bfloat16")
     # Out of the mapped file: one that is replaced while it is mapped would change the weights.
     weights = {name: tensor.float().clone() for name, tensor in tensors.items()}
     for name, weight in weights.items():
         if not weight.isfinite().all():
-            raise ValueError(f"holds values that are not finite, first in {name}: train it again")
+            raise ValueError(f"holds values that are not finite, first in {where}{name}: train it again")
     network.load_state_dict(weights, assign=True)
     return network.requires_grad_(False)

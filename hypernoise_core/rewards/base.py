@@ -1,4 +1,4 @@
-"""The protocol of a reward: a differentiable score of images under prompts."""
+"""The protocol of a reward: a score of images under prompts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +18,10 @@ class Reward(ABC):
     name: str
     """Short name, for metrics."""
 
+    differentiable: bool = True
+    """Whether its scores can be differentiated in the images. One that cannot, such as a detector or a model that
+    answers in words, can teach by a critic, rank images, and be measured."""
+
     per_picture: bool = True
     """Whether an image's score depends only on that image and its prompt, not on the rest of the batch."""
 
@@ -27,7 +31,8 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
-        """Scores [B], float32, higher is better; differentiable in `images` [B, 3, H, W] in [0, 1]."""
+        """Scores [B], float32, higher is better, of `images` [B, 3, H, W] in [0, 1]; differentiable in them where
+        `differentiable` says so. One that is not finite means that the reward could not judge that image."""
 
     def to(self, device: torch.device | str) -> "Reward":
         """Move the weights, if there are any."""

@@ -63,6 +63,7 @@ class RewardEnsemble(Reward):
         self.offload, self.chunk = offload, chunk
         self.device = torch.device("cpu")
         self.per_picture = all(reward.per_picture for reward in self.rewards.values())
+        self.differentiable = all(reward.differentiable for reward in self.rewards.values())
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
         tensors: dict[str, Tensor] = {}

@@ -33,6 +33,28 @@ class TrainingConfig:
     head_reads: Literal["features", "prediction"] = "features"
     """`features`: a head reads what enters the denoiser's last layer, besides noise and prediction. `prediction`: only
     noise and prediction."""
+    teacher: Literal["gradient", "critic"] = "gradient"
+    """Where the gradient comes from that the hypernetwork follows. `gradient`: the paper's, through reward, decoder and
+    every step. `critic`: from a small network that learns the reward from its scores and from the frozen denoiser's
+    output; a reward needs no gradient then, and a step much less memory."""
+    critics: int = 2
+    """Networks of a critic, which learn the same from different weights."""
+    critic_width: int = 96
+    """Width of a critic's layers; a multiple of 16."""
+    critic_depth: int = 2
+    """Number of layers of a critic."""
+    critic_lr: float = 1e-3
+    """Learning rate of a critic."""
+    critic_steps: int = 2
+    """Steps of a critic for every step of the hypernetwork."""
+    critic_warm_up: int = 4096
+    """Images that a critic learns from before the hypernetwork begins to move."""
+    replay: int = 8192
+    """Scored images that a critic goes on learning from; the newest ones."""
+    replay_gib: float = 4.0
+    """Most CPU memory that these may take, in GiB."""
+    score_share: float = 1.0
+    """Share of each batch's images that are drawn and scored, for a critic."""
     distill: str | None = None
     """HyperNoise file that the first `distill_steps` steps imitate, before the reward takes over."""
     distill_steps: int = 0
@@ -139,6 +161,14 @@ class TrainingConfig:
                 "{iterations}, {coarsen} and {distill} are a noise hypernetwork's: leave them out for {train_type} "
                 "finetune"
             )
+        if self.teacher not in ("gradient", "critic"):
+            raise SettingError("{teacher} is {!r}: give gradient or critic", self.teacher)
+        if self.teacher == "critic" and self.train_type == "finetune":
+            raise SettingError(
+                "{teacher} is critic, which teaches where to move noise: leave it out for {train_type} finetune"
+            )
+        if self.teacher == "gradient" and self.score_share < 1:
+            raise SettingError("{score_share} is {}, and the gradient needs all scores: give 1", self.score_share)
         if bool(self.distill) != bool(self.distill_steps):
             raise SettingError(
                 "{distill} and {distill_steps} belong together: give a file and the steps that follow it, or none"
@@ -154,11 +184,15 @@ class TrainingConfig:
         counts = ("rank", "batch_size", "accumulation_steps", "micro_batch_size", "pictures_per_prompt", "max_steps")
         more = ("steps", "height", "width", "max_skipped", "iterations", "coarsen", "head_width", "head_depth")
         require(self, counts + more, lambda v: v >= 1, "at least 1")
-        require(self, ("head_width",), lambda v: v % 16 == 0, "a multiple of 16")
+        critic = ("critics", "critic_width", "critic_depth", "critic_steps", "replay")
+        require(self, critic, lambda v: v >= 1, "at least 1")
+        require(self, ("head_width", "critic_width"), lambda v: v % 16 == 0, "a multiple of 16")
+        require(self, ("critic_lr", "replay_gib"), lambda v: v > 0, "a number above 0")
+        require(self, ("score_share",), lambda v: 0 < v <= 1, "a number above 0 and at most 1")
         require(self, ("alpha", "temperature", "lr", "grad_clip"), lambda v: v > 0, "a number above 0")
         require(self, ("reward_grad_clip",), lambda v: v > 0, "a number above 0, or null for no clipping")
-        maybe = ("warmup_steps", "warm_start_pictures", "distill_steps", "diagnostics_every", "validate_every")
-        require(self, (*maybe, "patience", "weight_decay"), lambda v: v >= 0, "at least 0")
+        maybe = ("warmup_steps", "warm_start_pictures", "critic_warm_up", "distill_steps", "diagnostics_every")
+        require(self, (*maybe, "validate_every", "patience", "weight_decay"), lambda v: v >= 0, "at least 0")
         require(self, ("seed",), lambda v: 0 <= v < 2**63, "a number from 0 to 2**63 - 1")
         require(self, ("momentum", "beta2", "ema_decay", "diversity_floor"), lambda v: 0 <= v < 1, "a number in [0, 1)")
         require(self, ("decay_fraction",), lambda v: 0 <= v <= 1, "a number in [0, 1]")

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WarmStart:
-    """`done` of `total` images of the warm start are made. `step` is 0."""
+    """`done` of `total` images are made that something learns from before the next step."""
 
     step: int
     done: int
     total: int
+    what: str = "warm start"
+    """What learns from them: the `warm start`, or the `critic`."""
 
 
 @dataclass(frozen=True)

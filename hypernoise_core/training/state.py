@@ -23,6 +23,10 @@ FIXED = {
     "head_depth": "its weights have another shape",
     "head_reads": "its weights have another shape",
     "coarsen": "its weights have another shape",
+    "teacher": "what it knows is learnt from the first step on",
+    "critics": "the critic's weights have another shape",
+    "critic_width": "the critic's weights have another shape",
+    "critic_depth": "the critic's weights have another shape",
     "distill": "its first steps followed another file",
     "distill_steps": "its first steps followed a file for another time",
     "rank": "its weights have another shape",
@@ -41,7 +45,7 @@ class TrainerState:
     """The state of a trainer between two events."""
 
     tensors: dict[str, Tensor]
-    """`weights/…`, `average/…`, `optimizer/…`, `order/…`, `random/…`, `warm_start/…`."""
+    """`weights/…`, `average/…`, `optimizer/…`, `order/…`, `random/…`, `teacher/…`, `warm_start/…`."""
     values: dict[str, Any] = field(default_factory=dict)
     """For JSON: counters, the state of validation, and `run`: the settings of the run."""
 
@@ -61,6 +65,7 @@ def trainer_state(trainer: Trainer) -> TrainerState:
         "optimizer": optimizer_tensors(trainer.optimizer),
         "order": {str(i): torch.tensor(left, dtype=torch.int64) for i, left in enumerate(trainer.order.state())},
         "random": {"draws": trainer.random.get_state()} | _global_random_states(),
+        "teacher": trainer.teacher.state(),
     }
     if trainer.regression is not None:
         # Sums over processes: the first process takes them all.
@@ -117,7 +122,8 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
     if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
         trainer.validation.progress = Progress(**values["validation"])
     trainer.reward.normalization.load_state_dict(values["normalization"])
-    return [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, NOTES.get(key, "")) for key, old, new in changes]
+    told = trainer.teacher.load_state(state.part("teacher")) if state.part("teacher") else []
+    return told + [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, NOTES.get(key, "")) for key, old, new in changes]
 
 
 NOTES = {

@@ -14,26 +14,34 @@ from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
 from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
-from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SHARED_NOISE, added_noise, derive_seed
+from ..hypernetworks.critic import Critic
+from ..hypernetworks.head import HeadHypernetwork
+from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SCORED, SHARED_NOISE, derive_seed
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from ..settings import Message, SettingError, about
-from . import processes
+from . import processes, warm_start
 from .config import TrainingConfig
 from .encoded import EncodedPrompts
 from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
 from .memory import explaining_out_of_memory
 from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
-from .teachers import GradientTeacher, Judged, Lesson, Teacher
+from .teachers import CriticTeacher, GradientTeacher, Judged, Lesson, Teacher
 from .validation import Validation
 
 if TYPE_CHECKING:  # ComfyUI trains heads without peft
     from ..hypernetworks.warm_start import LastLayerRegression
 
-STEP_LENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5, 1.0)
-"""What the warm start's line search tries; 0 leaves the hypernetwork at zero."""
+SCORES, WANTED = "scores", "wanted"
+"""Among a pass's sums: pictures that have a score, and those that were to get one."""
+
+OF_SCORED = ("reward", "held_out/", SCORES, WANTED)
+"""What metrics begin with that are means over the pictures with a score."""
+
+LEAST_SCORED = 0.5
+"""Share of the pictures that were to be scored whose reward must be finite, or a step is skipped."""
 
 
 class NonFiniteError(RuntimeError):
@@ -84,6 +92,12 @@ class Trainer:
             )
         if reward.held_out and not (config.diagnostics_every or config.validate_every):
             raise SettingError("{held_out} would never be measured: set {diagnostics_every} or {validate_every}")
+        if config.teacher == "gradient" and not reward.differentiable:
+            raise SettingError(
+                "{rewards}: {} has no gradient, which {teacher} gradient follows: take {teacher} critic, which learns "
+                "it from its scores",
+                ", ".join(name for name, own in reward.rewards.items() if not own.differentiable),
+            )
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         _check_kind(config, generator)
         generator.check_between_steps(config.between_steps)
@@ -97,7 +111,7 @@ class Trainer:
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
             with about("distill"):
                 self._model = load_hypernetwork(generator, config.distill) if config.distill else None
-        self.teacher = self._make_teacher()
+            self.teacher = self._make_teacher()
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
                 denoiser.compile()
@@ -143,6 +157,8 @@ class Trainer:
             yield EarlyStop(self.step, self.stop_reason)
 
     def _next_event(self) -> Event | None:
+        if self.teacher.warm_up_left and not self.finished:
+            return self._warm_up_batch()
         if self.regression is not None:
             if self.warm_start_done < self.config.warm_start_pictures:
                 return self._warm_start_batch()
@@ -158,6 +174,11 @@ class Trainer:
         return bool(every) and self.step > 0 and self.step % every == 0 and last < self.step
 
     def _make_teacher(self) -> Teacher:
+        if self.config.teacher == "critic":
+            teacher = CriticTeacher(self.generator, self.reward, self.config)
+            if isinstance(self.adapter, HeadHypernetwork):
+                self.adapter.critic = Critic(teacher.network, self.generator.read)  # saved in its file
+            return teacher
         trains_itself = not isinstance(self.adapter, NoiseHypernetwork)
         denoiser = self.adapter.network if trains_itself else None
         return GradientTeacher(self.generator, self.reward, self.config.steps, denoiser, self.config.between_steps)
@@ -228,18 +249,25 @@ class Trainer:
         self.validated = self.step
         return Validated(self.step, metrics, best)
 
+    def _warm_up_batch(self) -> WarmStart:
+        """The teacher sees pictures of the base, and learns."""
+        config = self.config
+        with self._whole_or_undone():
+            seed = self._next_seed()
+            for part in self._draw(seed):
+                self.teacher.watch(part)
+            self.teacher.learn(seed)
+            self.teacher.watched += config.batch_size
+        total = self.teacher.watched + self.teacher.warm_up_left
+        return WarmStart(self.step, min(self.teacher.watched, total), total, "critic")
+
     def _warm_start_batch(self) -> WarmStart:
         config = self.config
         assert self.regression is not None
         with self._whole_or_undone():
-            for part in self._draw(self._next_seed()):
-                start = part.x0.detach().requires_grad_()
-                clip = PerSampleClip(config.reward_grad_clip)
-                images = self._pictures(clip.attach(start), part)
-                reward = self.reward.score(images, part.text).sum() / config.temperature
-                (ascent,) = torch.autograd.grad(reward, start)
-                if ascent.isfinite().all():  # the first training step will name the reward at fault
-                    self.regression.add(part.x0, part.conditioning, ascent)
+            seed = self._next_seed()
+            warm_start.add_batch(self.regression, self.teacher, self._draw(seed), config)
+            self.teacher.learn(seed)
         total = config.warm_start_pictures
         self.warm_start_done = min(total, self.warm_start_done + config.batch_size)
         return WarmStart(0, self.warm_start_done, total)
@@ -247,36 +275,11 @@ class Trainer:
     def _solve_warm_start(self) -> None:
         assert self.regression is not None
         with self._whole_or_undone():
-            gram, cross = self.regression.gram.clone(), self.regression.cross.clone()
-            try:
-                processes.sum_([self.regression.gram, self.regression.cross])
-                self.regression.solve_()
-                self._line_search()
-            except BaseException:
-                self.regression.gram, self.regression.cross = gram, cross
-                raise
+            how = (self.generator, self.reward, self.config, lambda: self._draw(self._next_seed()))
+            warm_start.solve(self.regression, *how)
         self.regression = None
         if self.average is not None:
             copy_(self.average, self.parameters)
-
-    @torch.no_grad()
-    def _line_search(self, batches: int = 12) -> None:
-        """Shorten the warm start to what lowers the objective most: it is exact only where residuals are small."""
-        assert self.regression is not None
-        config, losses = self.config, torch.zeros(len(STEP_LENGTHS), device=self.generator.device)
-        for _ in range(batches):
-            for part in self._draw(self._next_seed()):
-                delta = self.regression.hypernetwork(part.x0, part.conditioning)
-                for i, length in enumerate(STEP_LENGTHS):
-                    images = self._pictures(part.x0 + length * delta, part)
-                    kl = kl_l2(length * delta, config.kl_reduction)
-                    losses[i] += (kl - self.reward.score(images, part.text) / config.temperature).sum()
-        processes.sum_([losses])
-        self.regression.scale_(STEP_LENGTHS[int(losses.argmin())])
-
-    def _pictures(self, start: Tensor, part: Lesson) -> Tensor:
-        between = added_noise(self.config.between_steps, part.x0, start)
-        return self.generator.generate(start, part.conditioning, self.config.steps, part.seeds, between=between)
 
     def _next_seed(self) -> int:
         return int(torch.randint(2**62, (), generator=self.random))
@@ -285,7 +288,7 @@ class Trainer:
     def _whole_or_undone(self) -> Iterator[None]:
         """An exception inside (an interrupt, memory running out) leaves draws and statistics as before."""
         random, order = self.random.get_state(), self.order.state()
-        normalization = self.reward.normalization.state_dict()
+        normalization, teacher = self.reward.normalization.state_dict(), self.teacher.mark()
         try:
             with explaining_out_of_memory(self.config, processes.count()):
                 yield
@@ -293,6 +296,7 @@ class Trainer:
             self.random.set_state(random)
             self.order.load_state(order)
             self.reward.normalization.load_state_dict(normalization)
+            self.teacher.go_back(teacher)
             self.optimizer.zero_grad(set_to_none=True)
             raise
 
@@ -310,12 +314,19 @@ class Trainer:
                 for part in self._draw(derive_seed(step_seed, ACCUMULATED_BATCH, i))
             ]
             processes.sum_(p.grad for p in self.parameters if p.grad is not None)
+            learnt = self.teacher.learn(step_seed)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
         metrics = self._means(passes, grad_norm)
+        scored, wanted = metrics.pop(SCORES, 1.0), metrics.pop(WANTED, 1.0)
+        fault = None
         if not all(map(math.isfinite, (metrics["loss"], metrics["grad_norm"]))):
+            fault = self._fault(passes)
+        elif scored < LEAST_SCORED * wanted:
+            fault = Message("the reward is not finite for {:.0%} of the images", 1 - scored / wanted)
+        if fault:
             self.optimizer.zero_grad(set_to_none=True)
             self.skipped_in_a_row += 1
-            return StepSkipped(self.step, self._fault(passes))
+            return StepSkipped(self.step, fault)
         self.skipped_in_a_row = 0
         self.optimizer.step()
         self.step += 1
@@ -323,7 +334,7 @@ class Trainer:
             weight = 1 - min(config.ema_decay, self.step / (self.step + 10))
             for average, parameter in zip(self.average, self.parameters, strict=True):
                 average.lerp_(parameter.detach(), weight)
-        return StepDone(self.step, {**metrics, "lr": lr})
+        return StepDone(self.step, {**metrics, **learnt, "lr": lr})
 
     def _forward_backward(self, part: Lesson) -> "_Pass":
         if not isinstance(self.adapter, NoiseHypernetwork):
@@ -381,10 +392,12 @@ class Trainer:
     def _told(self, part: Lesson, judged: Judged, loss: Tensor, kl: Tensor, **more: Tensor) -> "_Pass":
         sums = {"loss": loss.sum(), "reward": judged.reward.sum(), "kl": kl.sum(), **more}
         sums |= {f"reward/{name}": score.sum() for name, score in judged.scores.items()}
+        sums |= {SCORES: loss.new_tensor(len(judged.rows)), WANTED: part.scored.sum()}
+        text = part.text.rows(judged.rows)
         if self.reward.held_out and self._tells_held_out():
-            held_out = self.reward.scores(judged.images, part.text, self.reward.held_out)
+            held_out = self.reward.scores(judged.images, text, self.reward.held_out)
             sums |= {f"held_out/{name}": score.sum() for name, score in held_out.items()}
-        return _Pass({key: value.detach().float() for key, value in sums.items()}, judged.images, part.text)
+        return _Pass({key: value.detach().to(loss) for key, value in sums.items()}, judged.images, text)
 
     def _tells_held_out(self) -> bool:
         """Whether the step being made measures what it does not follow: that costs a pass of its encoder."""
@@ -392,13 +405,19 @@ class Trainer:
         return bool(every) and (step == 1 or step % every == 0)
 
     def _means(self, passes: list["_Pass"], grad_norm: Tensor) -> dict[str, float]:
-        """Over the pictures of all passes and processes, float32; one synchronisation with the device."""
+        """Over the pictures of all passes and processes, rewards over those that were scored, float32; one
+        synchronisation with the device."""
         names = list(passes[0].sums)
         sums = torch.stack([torch.stack([p.sums[name] for name in names]) for p in passes]).sum(0)
         processes.sum_([sums])
-        return dict(
-            zip((*names, "grad_norm"), torch.cat([sums * self._share, grad_norm.view(1)]).tolist(), strict=True)
-        )
+        metrics = dict(zip((*names, "grad_norm"), torch.cat([sums, grad_norm.view(1)]).tolist(), strict=True))
+        scores = metrics.get(SCORES, 0.0)
+        for name in names:
+            if not name.startswith(OF_SCORED):
+                metrics[name] *= self._share
+            elif scores and name not in (SCORES, WANTED):
+                metrics[name] /= scores
+        return metrics
 
     def _draw(self, seed: int) -> Iterator[Lesson]:
         """This process's share of the next batch, in micro-batches. Rows, noise and readings are drawn for the whole
@@ -407,6 +426,7 @@ class Trainer:
         each, x0 = config.pictures_per_prompt, self._noise(seed)
         rows = [row for row in self.order.next(config.batch_size // each) for _ in range(each)]
         before, remaining = self._readings()
+        scored = self._scored(seed)
         share = config.batch_size // processes.count()
         size = min(config.micro_batch_size or share, share)
         first = processes.rank() * share
@@ -414,7 +434,16 @@ class Trainer:
         for i in range(first, first + share, size):
             mine = slice(i, min(i + size, first + share))
             conditioning, text = self._conditioning.rows(rows[mine]), self._text.rows(rows[mine])
-            yield Lesson(x0[mine], conditioning, text, seeds[mine], before[mine], remaining[mine])
+            yield Lesson(x0[mine], conditioning, text, seeds[mine], before[mine], remaining[mine], scored[mine])
+
+    def _scored(self, seed: int) -> Tensor:
+        """Which pictures of a batch are drawn and scored, [B]: `score_share` of them, one at least."""
+        config, scored = self.config, torch.ones(self.config.batch_size, dtype=torch.bool)
+        if config.score_share < 1:
+            random = torch.Generator().manual_seed(derive_seed(seed, SCORED))
+            order = torch.randperm(config.batch_size, generator=random)
+            scored[order[max(1, round(config.score_share * config.batch_size)) :]] = False
+        return scored
 
     def _readings(self) -> tuple[Tensor, Tensor]:
         """For each picture of a batch, how many readings it has behind it and how many are to come, [B] each. One that

@@ -23,10 +23,10 @@ from .identity import identity, latent_space
 class HyperNoiseHead(HyperNoise):
     def __init__(self, name: str, path: str | Path):
         super().__init__(name)
-        self.network, self.info = read_head(path)
+        self.network, self.info, self.critic = read_head(path)
 
     def save(self, path: str | Path) -> None:
-        write_head(path, self.network.state_dict(), self.info)
+        write_head(path, self.network.state_dict(), self.info, self.critic)
 
     def _fit(self, model: ModelPatcher) -> FittedHead:
         family, name = identity(model)

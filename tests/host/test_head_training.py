@@ -90,7 +90,7 @@ def test_a_head_is_trained_and_does_the_same_in_training_and_in_sampling(comfy, 
         g.ProbeSave(latent=g.ProbeDraw(noise=modulated(text), latent=latent))
     _, (both, _), (cat, _), (dog, _) = saved(comfy, comfy.run(g.nodes))
     assert torch.allclose(both, torch.stack([cat[0], dog[1]]), atol=1e-4)
-    _, info = read_head(adapter(comfy, f"head-{host_model.name}_00001_"))
+    _, info, _ = read_head(adapter(comfy, f"head-{host_model.name}_00001_"))
     assert (info.family, info.iterations) == (host_model.family, 3)
     if host_model.core:
         HeadHypernetwork.load(host_model.core, adapter(comfy, f"head-{host_model.name}_00001_"))

@@ -1,5 +1,6 @@
 """The paper's teacher: the reward's own gradient, through decoder and every sampling step."""
 
+import torch
 from torch import Tensor, nn
 
 from ...generators.base import Generator
@@ -29,4 +30,5 @@ class GradientTeacher(Teacher):
         between = added_noise(self.between_steps, lesson.x0, start)
         images = self.generator.generate(start, lesson.conditioning, self.steps, lesson.seeds, self.denoiser, between)
         reward, scores = self.reward.judge(images, lesson.text)
-        return Judged(reward, reward.detach(), scores, images.detach())
+        rows = torch.arange(len(reward), device=reward.device)
+        return Judged(reward, rows, reward.detach(), scores, images.detach())

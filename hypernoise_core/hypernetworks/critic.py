@@ -1,0 +1,112 @@
+"""The critic at inference: it says what a noise will score before its picture is drawn, chooses among noises by that,
+and improves one by its gradient. No reward, no decoder and no later sampling step is run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reading import Reading
+from ..settings import SettingError
+from .critic_network import CriticNetwork
+
+Read = Callable[[Tensor, Any], Reading]
+"""A denoiser call on unit noise [B, C, h, w] with its conditioning: `Generator.read`, or a host's own."""
+
+LR, MOMENTUM, GRAD_CLIP = 5.0, 0.9, 0.1
+"""Of `refine`, as of ReNO (Eyring et al. 2024, arXiv 2406.04312)."""
+
+
+class Critic:
+    """V on a model.
+
+    Args:
+        network: as it was trained.
+        read: makes a denoiser call, differentiable in its noise for `refine`.
+    """
+
+    def __init__(self, network: CriticNetwork, read: Read):
+        self.network, self._read = network, read
+
+    @torch.no_grad()
+    def score(self, x: Tensor, conditioning: Any) -> Tensor:
+        """The reward [B] that the pictures of unit noise `x` [B, C, h, w] are expected to get, in the units of the
+        reward that it was trained on. One denoiser call."""
+        return self.network(x, self._read(x, conditioning))
+
+    @torch.no_grad()
+    def choose(self, x0: Tensor, conditioning: Any, count: int) -> Tensor:
+        """The most promising of `count` noises for each picture, [B, C, h, w]: `x0` and others that follow from it. A
+        denoiser call each.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
+        if count < 1:
+            raise SettingError("{candidates} is {}: give at least 1", count)
+        if count == 1:
+            return x0
+        best, value = x0, self.score(x0, conditioning)
+        for index in range(1, count):
+            other = another(x0, index)
+            own = self.score(other, conditioning)
+            better = own > value
+            best = torch.where(_rows(better, x0), other, best)
+            value = torch.where(better, own, value)
+        return best
+
+    def refine(self, x: Tensor, conditioning: Any, iterations: int, lr: float = LR) -> Tensor:
+        """`x` [B, C, h, w] after gradient ascent on the critic's lower bound, at the norm that it had: the best by that
+        bound of all iterates, `x` itself among them.
+
+        ReNO's ascent (Nesterov, gradients clipped for each picture) without decoder and reward. It costs a denoiser
+        call with a backward pass for each iteration, and one call more.
+
+        Raises:
+            ValueError: `iterations` is below 0.
+        """
+        if iterations < 0:
+            raise SettingError("{refine} is {}: give at least 0", iterations)
+        if not iterations:
+            return x
+        at, velocity, norm = x.detach().float(), torch.zeros_like(x), _norms(x)
+        best, most = at, torch.full((len(x),), -torch.inf, device=x.device)
+        for iteration in range(iterations + 1):
+            with torch.enable_grad():
+                leaf = at.requires_grad_()
+                bound = self.network.lower_bound(leaf, self._read(leaf, conditioning))
+                (ascent,) = torch.autograd.grad(bound.sum(), leaf) if iteration < iterations else (leaf,)
+            with torch.no_grad():
+                bound, at = bound.detach(), at.detach()
+                better = bound > most
+                best = torch.where(_rows(better, x), at, best)
+                most = torch.where(better, bound, most)
+                ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
+                velocity = MOMENTUM * velocity + ascent
+                at = at + lr * (ascent + MOMENTUM * velocity)
+                at = at * (norm / _norms(at).clamp_min(1e-12))
+        return best
+
+
+def another(x0: Tensor, index: int) -> Tensor:
+    """Unit noise of `x0`'s shape that follows from each row of it and `index` alone: the same on every machine, and
+    for a row whatever batch it is in."""
+    rows = []
+    for row in x0.detach().cpu().float():
+        digest = hashlib.sha256(row.contiguous().numpy().tobytes() + str(index).encode()).digest()
+        random = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        rows.append(torch.randn(row.shape, generator=random))
+    return torch.stack(rows).to(x0)
+
+
+def _norms(x: Tensor) -> Tensor:
+    return _rows(x.flatten(1).norm(dim=1), x)
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    """[B] for use beside x [B, …]."""
+    return values.view(-1, *[1] * (x.dim() - 1))
