@@ -170,11 +170,9 @@ def spoiled(path, target, header=(), tensors=()):
 
 
 OUT = "critic.members.1.out.2.bias"
+HEADERS = [f"hypernoise.critic{end}" for end in ("s", "_width", "_depth", "_patch", "_feature_cell")]
 HOSTILE = {
-    "no header": (
-        {f"hypernoise.critic{end}": None for end in ("s", "_width", "_depth", "_patch", "_feature_cell")},
-        {},
-    ),
+    "no header": (dict.fromkeys(HEADERS), {}),
     "weights missing": ({}, {OUT: None}),
     "a weight more": ({}, {"critic.members.7.out.2.bias": torch.zeros(1)}),
     "more members": ({"hypernoise.critics": "3"}, {}),
