@@ -236,7 +236,7 @@ def training_step(trainer: Trainer, counter: Counter) -> None:
     trainer._read_before = lambda f, part: part.x0
     one = torch.ones(1, dtype=torch.long)
     with counter:
-        trainer._forward_backward(Lesson(x0, conditioning, text, [0], one - 1, one))
+        trainer._forward_backward(Lesson(x0, conditioning, text, [0], one - 1, one, [True]))
         nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
         trainer.optimizer.step()
 
@@ -271,20 +271,22 @@ def as_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_between_marks(path: Path, lines: Sequence[str]) -> None:
+def write_between_marks(
+    path: Path, lines: Sequence[str], head: Sequence[str] = HEAD, marks: tuple[str, str] = MARKS
+) -> None:
     """Put lines of the table in the place of those with the same titles, or below.
 
     Raises:
         ValueError: the file does not have the marks.
     """
-    page, (first, last) = path.read_text("utf-8"), MARKS
+    page, (first, last) = path.read_text("utf-8"), marks
     if first not in page or last not in page:
         raise ValueError(f"{path} has no lines {first!r} and {last!r} to write between: put them where the table goes")
     before, rest = page.split(first, 1)
     old, after = rest.split(last, 1)
     kept = {line.split("|")[1]: line for line in old.strip().splitlines()[2:]}
     kept |= {line.split("|")[1]: line for line in lines}
-    whole = [first, as_line(HEAD), as_line(["---"] * len(HEAD)), *kept.values(), last]
+    whole = [first, as_line(head), as_line(["---"] * len(head)), *kept.values(), last]
     with replacing(path) as temporary:
         temporary.write_text(before + "\n".join(whole) + after, "utf-8")
 

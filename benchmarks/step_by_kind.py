@@ -1,4 +1,5 @@
-"""A training step of the LoRA beside the head's, on one small SANA-Sprint pipeline with random weights.
+"""A training step of the LoRA beside the head's, by the gradient and by a critic, on one small SANA-Sprint pipeline with
+random weights.
 
 python -m benchmarks.step_by_kind                     # one CPU thread, half a minute
 python -m benchmarks.step_by_kind --batch_size 16 --repeats 21
@@ -18,6 +19,7 @@ from diffusers import AutoencoderDC
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
 from hypernoise_core.generators import DiffusersGenerator
+from hypernoise_core.training.teachers import CriticTeacher
 from train.cli import parse, run_command
 
 from .counts import Counter
@@ -30,6 +32,8 @@ KINDS = {
     "LoRA": {"hypernetwork": "lora"},
     "LoRA, f recomputed": {"hypernetwork": "lora", "gradient_checkpointing": "hypernetwork"},
     "head": {"hypernetwork": "head"},
+    "LoRA by the critic": {"hypernetwork": "lora", "teacher": "critic"},
+    "head by the critic": {"hypernetwork": "head", "teacher": "critic"},
 }
 """Rows, and what is set for each."""
 
@@ -43,7 +47,7 @@ class StepByKindArguments:
     rank: int = 32
     """Of the LoRA."""
     head_width: int = 64
-    """Of the head's layers."""
+    """Of the head's layers, and of the critic's."""
     repeats: int = 11
     """Steps of each kind that are timed."""
 
@@ -98,6 +102,9 @@ def trainers(args: StepByKindArguments) -> dict[str, Trainer]:
         "rank": args.rank,
         "alpha": 2 * args.rank,
         "head_width": args.head_width,
+        "critic_width": args.head_width,
+        "critic_warm_up": 0,
+        "replay": 16 * args.batch_size,
         "batch_size": args.batch_size,
         "max_steps": 10**6,
         "height": 128,
@@ -111,13 +118,18 @@ def trainers(args: StepByKindArguments) -> dict[str, Trainer]:
 
 
 def memory_of(trainer: Trainer) -> Memory:
-    """Of the second step: the first makes the optimizer's state."""
+    """Of the second and third step: the first makes the optimizer's state, and what a critic learns from."""
+    trainer._next_event()
     kept = SavedMemory()
     with kept():
         trainer._next_event()
     generator = trainer.generator
     weights = [*generator.denoiser.parameters(), *generator.autoencoder.parameters()]
     state = [value for values in trainer.optimizer.state.values() for value in values.values()]
+    if isinstance(trainer.teacher, CriticTeacher):
+        critic = trainer.teacher.parameters
+        state += [*critic, *(p.grad for p in critic)]
+        state += [value for values in trainer.teacher.optimizer.state.values() for value in values.values()]
     counter = Counter([*weights, *trainer.parameters, *(p.grad for p in trainer.parameters), *state])
     with counter:
         trainer._next_event()

@@ -31,6 +31,12 @@ SEED_READINGS = (1, 3, 5)
 """Those of every training seed's head: what nodes and commands offer."""
 SEVERAL_STEPS = (2, 4, 8)
 """What is added between steps is compared at these."""
+CRITIC_CANDIDATES = (2, 4, 8, 16, 50)
+"""Noises that a critic chooses from, without a move."""
+CRITIC_REFINE = (1, 3, 5, 10)
+"""Steps of ascent on a critic, from plain noise."""
+CRITIC_STEPS = 4
+"""Sampling steps that a critic's scores are of, in the row that trains for several."""
 HEAD_BEFORE_SEARCH = 3
 """Readings before Best-of-N and ReNO go on from a head's noise."""
 TRAINED_STEPS = {1: ("fresh",), 2: ("fresh", "keep-moved"), 4: ("fresh", "keep-moved")}
@@ -105,6 +111,7 @@ def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Ro
         *training_rows(scale, seed),
         *technique_rows(sizes),
         *head_rows(sizes, scale, seed),
+        *critic_rows(sizes, scale, seed),
         *between_steps_rows(sizes, scale, seed),
         *search_rows(sizes, rewriter),
         *ablation_rows(sizes, scale, seed),
@@ -198,6 +205,59 @@ def head_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     ):
         rows.append(Row(name, "searched", {"spec": spec_settings(spec), "at": at, **sizes.cases(PER_RENO)}, (), 60))
     return rows
+
+
+def critic(seed: int) -> str:
+    return f"critic-{seed}"
+
+
+def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
+    """Heads and LoRAs that a critic taught, what it says of noises, and what it learns of a reward without a gradient
+    and of pictures of several steps."""
+    rows = []
+
+    def add(name: str, recipe: str, own: int, seconds: float, *arguments: str, readings=SEED_READINGS) -> None:
+        settings = by_recipe(scale, seed + own, recipe, **({"arguments": list(arguments)} if arguments else {}))
+        rows.append(Row(name, "trained", settings, seconds=seconds))
+        rows.append(measuring(f"{name}-readings", sizes, read_again(name, name, readings), 70, (name,)))
+
+    for own in SEEDS:
+        add(critic(own), "embedded-critic", own, 600)
+    for own in SEEDS:
+        add(f"lora-critic-{own}", "embedded", own, 150, "--teacher=critic", readings=(1,))
+    add("verdict", "embedded-verdict", 0, 600)
+    first, needs = critic(0), (critic(0),)
+    specs = {f"{first}-of-{n}": Spec(adapter=first, iterations=0, candidates=n) for n in CRITIC_CANDIDATES}
+    rows.append(measuring(f"{first}-candidates", sizes, specs, 200, needs))
+    specs = {f"{first}-refined-{n}": Spec(adapter=first, iterations=0, refine=n) for n in CRITIC_REFINE}
+    rows.append(measuring(f"{first}-refined", sizes, specs, 120, needs))
+    specs = {
+        f"{first}-of-2-1x3": Spec(adapter=first, iterations=3, candidates=2),
+        f"{first}-of-4-1x3": Spec(adapter=first, iterations=3, candidates=4),
+        f"{first}-1x3-refined-3": Spec(adapter=first, iterations=3, refine=3),
+    }
+    rows.append(measuring(f"{first}-both", sizes, specs, 90, needs))
+    several = [f"--steps={CRITIC_STEPS}", "--between_steps=keep-moved", "--iterations=3"]
+    rows.append(Row("critic-steps", "trained", by_recipe(scale, seed, "embedded-critic", arguments=several), (), 700))
+    specs = {
+        f"critic-steps-{s}-{way}": Spec(adapter="critic-steps", steps=s, **BETWEEN[way])
+        for s in (1, *SEVERAL_STEPS)
+        for way in (BETWEEN if s > 1 else ("keep-moved",))
+    }
+    rows.append(measuring("critic-steps-measured", sizes, specs, 250, ("critic-steps",)))
+    specs = {f"base-{s}-keep-best-of-4": s for s in (4, 8)}
+    for name, s in specs.items():
+        spec = spec_settings(Spec(best_of=4, steps=s, between_steps="keep"))
+        rows.append(Row(name, "searched", {"spec": spec, "at": {name: 4}, **sizes.cases(PER_RENO)}, (), 60))
+    return rows
+
+
+BETWEEN = {
+    "fresh": {},
+    "keep-moved": {"between_steps": "keep-moved"},
+    "free": {"free_reading": True},
+}
+"""What is added between steps to what it sets in a `Spec`."""
 
 
 def between_steps_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:

@@ -171,7 +171,7 @@ def trained(world: World, name: str, settings: dict, results: Results) -> dict:
     return {
         "steps": trainer.step,
         "warm_start_pictures": trainer.config.warm_start_pictures,
-        "pictures": trainer.config.warm_start_pictures + trainer.step * trainer.config.batch_size,
+        "pictures": trainer.teacher.watched + trainer.warm_start_done + trainer.step * trainer.config.batch_size,
         "parameters": sum(p.numel() for p in trainer.parameters),
         "rank": trainer.config.rank,
         "temperature": trainer.config.temperature,

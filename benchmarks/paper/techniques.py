@@ -49,6 +49,10 @@ class Spec:
     steps: int = 1
     between_steps: BetweenSteps = "fresh"
     free_reading: bool = False
+    candidates: int = 1
+    """Noises that its critic chooses from."""
+    refine: int = 0
+    """Steps of ascent on its critic."""
     best_of: int | None = None
     reno: int | None = None
     """Iterations."""
@@ -62,6 +66,8 @@ class Spec:
             iterations=self.iterations,
             between_steps=self.between_steps,
             free_reading=self.free_reading,
+            candidates=self.candidates,
+            refine=self.refine,
         )
 
     @property
@@ -82,7 +88,7 @@ class Cost:
     nfe: float
     """Denoiser calls, those of the hypernetwork included."""
     backward: float = 0
-    """Backward passes through generator and reward."""
+    """Backward passes: through generator and reward, or through a denoiser call and a critic."""
     scored: float = 0
     """Pictures that the reward looks at."""
 
@@ -113,7 +119,8 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
     arguments = (tools.generator, tools.reward)
     if spec.best_of:
         noises = candidates(tools.generator, batch, spec.best_of)
-        for i, found in enumerate(best_of_path(*arguments, noises, batch.conditioning, text, spec.steps, start), 1):
+        settings = {"steps": spec.steps, "start": start, "between_steps": spec.between_steps}
+        for i, found in enumerate(best_of_path(*arguments, noises, batch.conditioning, text, **settings), 1):
             yield _made(found), Cost(i * (spec.steps + calls), scored=i)
     elif spec.reno:
         settings = dict(steps=spec.steps, start=start)
@@ -123,7 +130,8 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
         yield from _rewritten(spec, tools, batch)
     else:
         made = draw(tools.generator, tools.adapter, batch.x0, batch.conditioning, spec.steps, how=spec.modulation)
-        yield Made(*reversed(made)), Cost(spec.steps + calls)
+        calls += (spec.candidates if spec.candidates > 1 else 0) + (spec.refine + 1 if spec.refine else 0)
+        yield Made(*reversed(made)), Cost(spec.steps + calls, backward=spec.refine)
 
 
 def candidates(generator: Generator, batch: Batch, count: int) -> torch.Tensor:

@@ -392,7 +392,7 @@ class Trainer:
     def _told(self, part: Lesson, judged: Judged, loss: Tensor, kl: Tensor, **more: Tensor) -> "_Pass":
         sums = {"loss": loss.sum(), "reward": judged.reward.sum(), "kl": kl.sum(), **more}
         sums |= {f"reward/{name}": score.sum() for name, score in judged.scores.items()}
-        sums |= {SCORES: loss.new_tensor(len(judged.rows)), WANTED: part.scored.sum()}
+        sums |= {SCORES: loss.new_tensor(len(judged.rows)), WANTED: loss.new_tensor(sum(part.scored))}
         text = part.text.rows(judged.rows)
         if self.reward.held_out and self._tells_held_out():
             held_out = self.reward.scores(judged.images, text, self.reward.held_out)
@@ -436,14 +436,15 @@ class Trainer:
             conditioning, text = self._conditioning.rows(rows[mine]), self._text.rows(rows[mine])
             yield Lesson(x0[mine], conditioning, text, seeds[mine], before[mine], remaining[mine], scored[mine])
 
-    def _scored(self, seed: int) -> Tensor:
-        """Which pictures of a batch are drawn and scored, [B]: `score_share` of them, one at least."""
-        config, scored = self.config, torch.ones(self.config.batch_size, dtype=torch.bool)
-        if config.score_share < 1:
-            random = torch.Generator().manual_seed(derive_seed(seed, SCORED))
-            order = torch.randperm(config.batch_size, generator=random)
-            scored[order[max(1, round(config.score_share * config.batch_size)) :]] = False
-        return scored
+    def _scored(self, seed: int) -> list[bool]:
+        """Which pictures of a batch are drawn and scored: `score_share` of them, one at least."""
+        config = self.config
+        if config.score_share == 1:
+            return [True] * config.batch_size
+        random = torch.Generator().manual_seed(derive_seed(seed, SCORED))
+        order = torch.randperm(config.batch_size, generator=random).tolist()
+        chosen = set(order[: max(1, round(config.score_share * config.batch_size))])
+        return [row in chosen for row in range(config.batch_size)]
 
     def _readings(self) -> tuple[Tensor, Tensor]:
         """For each picture of a batch, how many readings it has behind it and how many are to come, [B] each. One that

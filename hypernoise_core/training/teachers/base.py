@@ -26,8 +26,8 @@ class Lesson:
     """Readings that each noise has behind it when it is learnt from, [B], on the CPU."""
     remaining: Tensor
     """Readings that are still to come, this one included, [B], on the CPU."""
-    scored: Tensor
-    """Whether each picture is to be drawn and scored, [B], on the CPU."""
+    scored: Sequence[bool]
+    """Whether each picture is to be drawn and scored."""
 
 
 @dataclass(frozen=True)

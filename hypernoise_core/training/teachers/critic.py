@@ -41,6 +41,9 @@ BETA2, WEIGHT_DECAY, GRAD_CLIP = 0.99, 0.01, 1.0
 SAVED_AT_MOST = 2**30
 """Bytes of a replay that checkpoints hold; a larger one is filled again on resume."""
 
+MOST_PIXELS = 2**20
+"""Drawn and scored at a time: decoders take more memory than anything else here."""
+
 LEAST_STD = 1e-3
 """Of scores, where a reward is nearly the same for every picture."""
 
@@ -77,24 +80,36 @@ class CriticTeacher(Teacher):
     def _scored(self, value: Tensor, start: Tensor, reading: Reading, lesson: Lesson) -> Judged:
         """Draw and score the pictures that are to be scored, and remember them. One whose score is not finite is left
         out."""
-        rows = lesson.scored.nonzero().flatten().to(start.device)
-        if not len(rows):
+        chosen = [row for row, wanted in enumerate(lesson.scored) if wanted]
+        at_a_time = max(1, MOST_PIXELS // (start.shape[-2] * start.shape[-1] * self.generator.latent_scale**2))
+        parts = [chosen[i : i + at_a_time] for i in range(0, len(chosen), at_a_time)]
+        judged = [self._score(value, start, reading, lesson, rows) for rows in parts]
+        if not judged:
             nothing = start.new_zeros(0)
-            return Judged(value, rows, nothing, dict.fromkeys(self.reward.rewards, nothing), start[:0, :3])
-        images = self._pictures(start[rows], rows, reading, lesson)
+            return Judged(value, nothing.long(), nothing, dict.fromkeys(self.reward.rewards, nothing), start[:0, :3])
+        rows, rewards, own, images = zip(*judged, strict=True)
+        scores = {name: torch.cat([part[name] for part in own]) for name in self.reward.rewards}
+        return Judged(value, torch.cat(rows), torch.cat(rewards), scores, torch.cat(images))
+
+    def _score(
+        self, value: Tensor, start: Tensor, reading: Reading, lesson: Lesson, chosen: list[int]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+        """(rows, reward, scores, images) of some pictures."""
+        rows = torch.tensor(chosen, device=start.device)
+        images = self._pictures(start[rows], rows, chosen, reading, lesson)
         reward, scores = self.reward.judge(images, lesson.text.rows(rows))
-        good = reward.isfinite()
+        good = finite(reward)
         rows, images, reward = rows[good], images[good], reward[good]
         if len(rows):
             features = None if reading.features is None else reading.features[rows]
             kept = self.network.pooled(Reading(reading.prediction[rows], features))
             self._seen.append((start[rows], kept, reward, value[rows]))
-        return Judged(value, rows, reward, {name: own[good] for name, own in scores.items()}, images)
+        return rows, reward, {name: own[good] for name, own in scores.items()}, images
 
-    def _pictures(self, start: Tensor, rows: Tensor, reading: Reading, lesson: Lesson) -> Tensor:
+    def _pictures(self, start: Tensor, rows: Tensor, chosen: list[int], reading: Reading, lesson: Lesson) -> Tensor:
         if self.config.steps == 1:  # the reading is the one call that a picture takes
             return self.generator.decode(reading.prediction[rows])
-        seeds = [lesson.seeds[row] for row in rows.tolist()]
+        seeds = [lesson.seeds[row] for row in chosen]
         between = added_noise(self.config.between_steps, lesson.x0[rows], start)
         return self.generator.generate(start, lesson.conditioning.rows(rows), self.config.steps, seeds, between=between)
 
@@ -103,7 +118,7 @@ class CriticTeacher(Teacher):
         if all(processes.gather(len(self.replay) > 0)):
             self._restate()
             losses = [self._regress(derive_seed(seed, REPLAY, i)) for i in range(self.config.critic_steps)]
-        metrics = {"critic/loss": sum(losses) / len(losses), "critic/bias": self._bias()} if losses else {}
+        metrics = {"critic/loss": float(torch.stack(losses).mean()), "critic/bias": self._bias()} if losses else {}
         for x, reading, scores, _ in self._seen:  # last, since it is what cannot be taken back
             self.replay.add(x, reading, scores)
         self._seen.clear()
@@ -126,8 +141,8 @@ class CriticTeacher(Teacher):
         self.network.mean.fill_(mean)
         self.network.std.fill_(max(LEAST_STD, max(0.0, squares / count - mean**2) ** 0.5))
 
-    def _regress(self, seed: int) -> float:
-        """A step of the critic towards the standardised scores; returns ½ of its mean squared error."""
+    def _regress(self, seed: int) -> Tensor:
+        """A step of the critic towards the standardised scores; returns its mean squared error."""
         random = torch.Generator().manual_seed(derive_seed(seed, REPLAY, processes.rank()))
         count = max(1, LEARNT * self.config.batch_size // processes.count())
         x, reading, scores = self.replay.draw(count, random, self.generator.device)
@@ -139,7 +154,7 @@ class CriticTeacher(Teacher):
         processes.sum_(p.grad for p in self.parameters if p.grad is not None)
         torch.nn.utils.clip_grad_norm_(self.parameters, GRAD_CLIP)
         self.optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def mark(self) -> Any:
         return (
@@ -183,6 +198,11 @@ class CriticTeacher(Teacher):
         self.watched = 0
         again = self.config.critic_warm_up
         return [Message("{replay} is not in the checkpoint: {critic_warm_up}, {} images, is made again first", again)]
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Which of scores [B] are finite, [B]."""
+    return scores.isfinite()
 
 
 def critic_shape(generator: Generator, config: TrainingConfig) -> HeadShape:
