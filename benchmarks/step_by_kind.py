@@ -1,5 +1,6 @@
-"""A training step of the LoRA beside the head's, by the gradient and by a critic, on one small SANA-Sprint pipeline with
-random weights.
+"""A training step of the LoRA beside the head's, by the gradient and by a critic, on one small SANA-Sprint pipeline.
+
+Weights are random.
 
 python -m benchmarks.step_by_kind                     # one CPU thread, half a minute
 python -m benchmarks.step_by_kind --batch_size 16 --repeats 21

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,9 @@ class Reading:
     features: Tensor | None = None
     """What enters the denoiser's last layer, as a grid over the picture: [B, F, h / p, w / p] for a denoiser that sees
     p x p latent cells as one token. None where the family cannot give one."""
+
+    def to(self, device: torch.device | str) -> Reading:
+        return Reading(self.prediction.to(device), None if self.features is None else self.features.to(device))
 
     def detach(self) -> Reading:
         return Reading(self.prediction.detach(), None if self.features is None else self.features.detach())

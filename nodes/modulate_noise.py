@@ -41,6 +41,19 @@ def iterations_input() -> io.Int.Input:
     )
 
 
+def candidates_input() -> io.Int.Input:
+    return io.Int.Input(
+        "candidates",
+        default=1,
+        min=1,
+        max=64,
+        optional=True,
+        tooltip="Starting noises to choose from: yours and others that follow from it. The head's critic says which "
+        "one promises the most, without drawing anything. Each candidate costs one denoiser call. This needs a head "
+        "that was trained with a critic.",
+    )
+
+
 @dataclass(frozen=True)
 class Modulation:
     """How a noise hypernetwork moves noise."""
@@ -48,12 +61,34 @@ class Modulation:
     hypernoise: HyperNoise
     strength: float
     iterations: int
+    candidates: int = 1
     free: bool = False
     """Whether the sampler's own first step is the last reading, where it starts from pure noise, takes more steps and
     ends without noise."""
 
+    @property
+    def changes_nothing(self) -> bool:
+        return self.candidates == 1 and (self.strength == 0 or self.iterations == 0)
+
+    def check(self, model: ModelPatcher) -> None:
+        """
+        Raises:
+            ValueError: the hypernetwork does not fit the model, or is asked for what it lacks.
+        """
+        fitted = self.hypernoise.fit(model)
+        if self.candidates > 1 and fitted.critic is None:
+            raise ValueError(
+                f"candidates: {self.candidates} noises are to be chosen from, and {self.hypernoise.name} has no critic "
+                "that could: set candidates to 1, or train a head with teacher critic"
+            )
+        if self.candidates > 1 and self.free:
+            raise ValueError("candidates: choosing takes calls of its own: set candidates to 1, or free_reading off")
+
     def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
-        return HostFunction(model, self.hypernoise).modulate(noise, conditioning, self.strength, self.iterations)
+        f = HostFunction(model, self.hypernoise)
+        if self.candidates > 1:
+            noise = f.critic.choose(noise, conditioning, self.candidates)
+        return f.modulate(noise, conditioning, self.strength, self.iterations)
 
     def begin(self, guider, noise: Tensor, sampler, sigmas: Tensor) -> Tensor:
         """The noise that `guider` starts a run of `sampler` from."""
@@ -99,6 +134,7 @@ class HyperNoiseModulateNoise(io.ComfyNode):
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
                 iterations_input(),
+                candidates_input(),
             ],
             outputs=[
                 io.Noise.Output(
@@ -109,12 +145,12 @@ class HyperNoiseModulateNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, model, conditioning, hypernoise, strength, iterations=1) -> io.NodeOutput:
-        if strength == 0 or iterations == 0:
+    def execute(cls, noise, model, conditioning, hypernoise, strength, iterations=1, candidates=1) -> io.NodeOutput:
+        modulation = Modulation(hypernoise, strength, iterations, candidates)
+        if modulation.changes_nothing:
             return io.NodeOutput(noise)
-        hypernoise.fit(model)  # a wrong pair fails here, before anything is sampled
+        modulation.check(model)  # a wrong pair fails here, before anything is sampled
         check_conditioning(model, (tokens for tokens, _ in conditioning))
-        modulation = Modulation(hypernoise, strength, iterations)
         return io.NodeOutput(ModulatedNoise(noise, model, conditioning, modulation))
 
 
@@ -135,6 +171,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
                 iterations_input(),
+                candidates_input(),
                 io.Boolean.Input(
                     "free_reading",
                     default=False,
@@ -152,16 +189,15 @@ class HyperNoiseModulateModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, hypernoise, strength, iterations=1, free_reading=False) -> io.NodeOutput:
-        if strength == 0 or iterations == 0:
+    def execute(cls, model, hypernoise, strength, iterations=1, candidates=1, free_reading=False) -> io.NodeOutput:
+        modulation = Modulation(hypernoise, strength, iterations, candidates, free_reading)
+        if modulation.changes_nothing:
             return io.NodeOutput(model)
-        fitted = hypernoise.fit(model)
+        modulation.check(model)
         model = model.clone()
-        if free_reading:
-            model.set_additional_models(KEY, [fitted.patcher])  # loaded where the sampler's own step is read
-        model.add_wrapper_with_key(
-            WrappersMP.OUTER_SAMPLE, KEY, _modulating(Modulation(hypernoise, strength, iterations, free_reading))
-        )
+        if free_reading:  # loaded where the sampler's own step is read
+            model.set_additional_models(KEY, [hypernoise.fit(model).patcher])
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _modulating(modulation))
         return io.NodeOutput(model)
 
 

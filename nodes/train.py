@@ -263,6 +263,35 @@ def _hypernetwork_inputs() -> list[io.Input]:
             tooltip="The most readings that it is trained for. You may use fewer later. Each reading costs one "
             "denoiser call.",
         ),
+        io.Combo.Input(
+            "teacher",
+            options=["critic", "gradient"],
+            default="critic",
+            optional=True,
+            tooltip="critic: a small network learns the reward from its scores and teaches by what it has learnt. It "
+            "works with any reward and needs the least memory. gradient: the paper's way, through the reward, the VAE "
+            "and every step; the reward must be differentiable.",
+        ),
+        io.Int.Input(
+            "critic_warm_up",
+            default=512,
+            min=0,
+            max=1_000_000,
+            advanced=True,
+            optional=True,
+            tooltip="Images that the critic learns from before training begins. More give a better start.",
+        ),
+        io.Float.Input(
+            "score_share",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            optional=True,
+            tooltip="Share of each batch that is decoded and scored, for a critic. 0.25 saves three quarters of the "
+            "VAE's and the reward's time.",
+        ),
         io.Int.Input(
             "head_width",
             default=256,

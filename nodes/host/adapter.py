@@ -12,6 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from hypernoise_core.hypernetworks.critic_network import CriticNetwork
+from hypernoise_core.reading import Reading
+
 from .call import FirstCall
 
 HyperNoiseType = io.Custom("HYPERNOISE")
@@ -23,12 +26,17 @@ class FittedHyperNoise(ABC):
     keeps_norm = False
     is_told = False
     coarsen: int = 1
+    critic: CriticNetwork | None = None
     patcher: ModelPatcher
     """Through it ComfyUI loads and unloads the hypernetwork's weights like any model's."""
 
     @abstractmethod
     def delta(self, call: FirstCall, remaining: int) -> Tensor:
         """f_φ from one denoiser call: [B, C, h, w]."""
+
+    def read(self, call: FirstCall) -> Reading:
+        """What the denoiser made of the noise in that call; kinds with a critic alone are asked."""
+        raise NotImplementedError
 
 
 class HyperNoise(ABC):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
+from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from hypernoise_core.hypernetworks.head import HeadHypernetwork, check_fit
 from hypernoise_core.hypernetworks.head_file import HeadInfo, read_head, write_head
 from hypernoise_core.hypernetworks.head_network import HeadNetwork
@@ -31,16 +32,19 @@ class HyperNoiseHead(HyperNoise):
     def _fit(self, model: ModelPatcher) -> FittedHead:
         family, name = identity(model)
         check_fit(self.info, f"hypernoise: {self.name}", name, family, latent_space(model))
-        return FittedHead(f"hypernoise: {self.name}", self.network, self.info, model)
+        return FittedHead(f"hypernoise: {self.name}", self.network, self.info, self.critic, model)
 
 
 class FittedHead(FittedHyperNoise):
     keeps_norm, is_told = HeadHypernetwork.keeps_norm, HeadHypernetwork.is_told
 
-    def __init__(self, name: str, network: HeadNetwork, info: HeadInfo, model: ModelPatcher):
-        self.name, self.network, self.coarsen = name, network, info.coarsen
+    def __init__(
+        self, name: str, network: HeadNetwork, info: HeadInfo, critic: CriticNetwork | None, model: ModelPatcher
+    ):
+        self.name, self.network, self.coarsen, self.critic = name, network, info.coarsen, critic
+        both = nn.ModuleList([network] if critic is None else [network, critic])
         self.patcher = ModelPatcher(
-            network, load_device=model.load_device, offload_device=comfy.model_management.unet_offload_device()
+            both, load_device=model.load_device, offload_device=comfy.model_management.unet_offload_device()
         )
 
     def delta(self, call: FirstCall, remaining: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -10,9 +13,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from hypernoise_core.hypernetworks.base import NoiseFunction
+from hypernoise_core.hypernetworks.critic import Critic
+from hypernoise_core.reading import Reading
 
-from .adapter import FittedHyperNoise, HyperNoise
+from .adapter import HyperNoise
 from .call import FirstCall
+
+T = TypeVar("T")
 
 KEY = "hypernoise"
 """The key of everything that the pack adds to a ModelPatcher."""
@@ -33,11 +40,20 @@ class HostFunction(NoiseFunction):
         self.fitted = hypernoise.fit(model)
         self.keeps_norm, self.is_told = self.fitted.keeps_norm, self.fitted.is_told
         self.coarsen = self.fitted.coarsen
+        self.critic = None if self.fitted.critic is None else Critic(self.fitted.critic, self.read)
         self.model = model.clone()
         self.model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # it would modulate these calls too
         self.model.set_additional_models(KEY, [self.fitted.patcher])
 
     def residual(self, x: Tensor, conditioning: list | dict, remaining: int | Tensor = 1) -> Tensor:
+        return self._from_first_call(x, conditioning, lambda call: self.fitted.delta(call, remaining)).to(x)
+
+    def read(self, x: Tensor, conditioning: list | dict) -> Reading:
+        """What the denoiser makes of `x` [B, C, h, w], on its device; for a kind that reads."""
+        return self._from_first_call(x, conditioning, self.fitted.read).to(x.device)
+
+    def _from_first_call(self, x: Tensor, conditioning: list | dict, use: Callable[[FirstCall], T]) -> T:
+        """What `use` makes of the first denoiser call that a sampler would make on `x`."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         guider = comfy.samplers.CFGGuider(self.model)
         if isinstance(conditioning, dict):
@@ -52,19 +68,19 @@ class HostFunction(NoiseFunction):
         }
         sigma = torch.as_tensor(float(self.model.get_model_object("model_sampling").sigma_max))
         sigmas = torch.stack([sigma, torch.zeros_like(sigma)])
-        call = _InPlaceOfSampler(self.fitted, remaining)
+        call = _InPlaceOfSampler(use)
         guider.sample(x, torch.zeros_like(x), call, sigmas, disable_pbar=True, seed=0)
-        return call.delta.to(x)
+        return call.found
 
 
 class _InPlaceOfSampler(comfy.samplers.Sampler):
     """Not a sampler: the one call that f_φ makes, in the place where a sampler would make its first."""
 
-    def __init__(self, fitted: FittedHyperNoise, remaining: int):
-        self.fitted, self.remaining = fitted, remaining
-        self.delta: Tensor | None = None
+    def __init__(self, use: Callable[[FirstCall], T]):
+        self._use = use
+        self.found: T | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, *_, **__):
         call = FirstCall.of(model_wrap, noise, sigmas[0], extra_args["model_options"])
-        self.delta = self.fitted.delta(call, self.remaining)
+        self.found = self._use(call)
         return noise

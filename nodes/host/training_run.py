@@ -24,6 +24,7 @@ from hypernoise_core.training import (
     StepDone,
     StepSkipped,
     Trainer,
+    WarmStart,
     load_trainer_state,
     trainer_state,
 )
@@ -104,7 +105,7 @@ class TrainingRun:
         self.notes: list[str] = []
         """Notes for the user: changed settings, skipped steps."""
         self._checkpoints = Checkpoints(place.folder / CHECKPOINTS)
-        self._saved = -1
+        self._saved: tuple[int, int] | None = None
         if place.checkpoint:
             self._resume(place.checkpoint)
         self._preview = _Preview(trainer, generator, prompts)
@@ -141,6 +142,8 @@ class TrainingRun:
             self.notes.append(f"step {event.step} was skipped: {event.reason}")
 
     def _tell(self, event: Event, seconds_left: float) -> None:
+        if isinstance(event, WarmStart):
+            self._show(event.step, f"{event.what}: image {event.done} of {event.total}", None)
         if isinstance(event, StepDone):
             picture = self._preview.picture(self._now()) if event.step % self._every == 0 else None
             self._show(event.step, f"{self.summary()}, {_duration(seconds_left)} left", picture)
@@ -168,15 +171,19 @@ class TrainingRun:
             f"went on from step {self.trainer.step}",
             *(f"changed: {change.called(called)}" for change in changes),
         ]
-        self._saved = self.trainer.step
+        self._saved = self._position()
+
+    def _position(self) -> tuple[int, int]:
+        """Steps, and images of a critic's warm-up, that are done."""
+        return self.trainer.step, self.trainer.teacher.watched
 
     def _save(self) -> None:
         """Write the checkpoint first, then the adapter, so that the checkpoint is never older than the adapter."""
-        if self.trainer.step != self._saved and self.trainer.step:
+        if self._position() != self._saved and any(self._position()):
             state = trainer_state(self.trainer)
             state.values["curves"] = self.curves
             self._checkpoints.save(state, self.trainer.save)
-            self._saved = self.trainer.step
+            self._saved = self._position()
         if self.trainer.step:
             self.trainer.save(self.place.adapter)
 
