@@ -207,7 +207,10 @@ def test_what_is_built_into_a_head_cannot_change(generator, redness, mix, change
 def test_a_head_may_go_on_with_more_readings(generator, redness, mix):
     first, second = make(generator, redness, mix, **HEAD), make(generator, redness, mix, **HEAD | dict(iterations=5))
     told(first.events(), 1)
-    assert load_trainer_state(second, trainer_state(first)) == ["iterations: 3 -> 5"]
+    first.validation.progress.best_score = 9.0
+    changes = load_trainer_state(second, trainer_state(first))
+    assert changes == ["iterations: 3 -> 5 (validation begins anew)"]
+    assert second.validation.progress.best_score < 0
     assert told(second.events(), 1)
 
 

@@ -119,17 +119,19 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
     trainer.diagnosed, trainer.validated = values["diagnosed"], values["validated"]
     if not keys & {"patience", "diversity_floor"}:
         trainer.stop_reason = values["stop_reason"]
-    if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
+    if trainer.validation and values["validation"] and not keys & MEASURED_WITH:
         trainer.validation.progress = Progress(**values["validation"])
     trainer.reward.normalization.load_state_dict(values["normalization"])
     told = trainer.teacher.load_state(state.part("teacher")) if state.part("teacher") else []
-    return told + [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, NOTES.get(key, "")) for key, old, new in changes]
+    notes = NOTES | dict.fromkeys(MEASURED_WITH if trainer.validation else (), " (validation begins anew)")
+    return told + [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, notes.get(key, "")) for key, old, new in changes]
 
+
+MEASURED_WITH = {"rewards", "held_out", "validation_prompts", "iterations", "steps", "between_steps", "height", "width"}
+"""Settings that decide what validation measures: scores with different ones are not compared."""
 
 NOTES = {
     "prompts": " (a new pass begins)",
-    "rewards": " (validation begins anew)",
-    "validation_prompts": " (validation begins anew)",
     "max_steps": " (the learning rate's decay moves with it)",
     "ema_decay": " (an average that is not in the checkpoint begins at its weights)",
 }
