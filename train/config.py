@@ -37,6 +37,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         "optimizer": "--optim",
         "gradient_checkpointing": "--use_checkpoint",
         "normalization": "--reward_normalization",
+        "distill_sha256": "the file of --distill",
         "denoiser_sha256": "the denoiser of --model",
     }
 

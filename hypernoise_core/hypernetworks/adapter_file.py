@@ -159,6 +159,20 @@ def read_kind(path: str | Path) -> str:
     return kind
 
 
+def content_sha256(path: str | Path) -> str:
+    """A hash of an adapter's weights and description: equal for a copy, wherever it lies. `path` as of `read_adapter`;
+    of any kind.
+
+    Raises:
+        ValueError: nothing there.
+    """
+    file, config = _find(path)
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256")
+    digest.update((config or "").encode())
+    return digest.hexdigest()
+
+
 def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     """Read an adapter: its weights under diffusers' names without prefix, and what is known of it.
 

@@ -27,7 +27,7 @@ FIXED = {
     "critics": "the critic's weights have another shape",
     "critic_width": "the critic's weights have another shape",
     "critic_depth": "the critic's weights have another shape",
-    "distill": "its first steps followed another file",
+    "distill_sha256": "its first steps followed another file",
     "distill_steps": "its first steps followed a file for another time",
     "rank": "its weights have another shape",
     "alpha": "every weight would count differently at once",
@@ -145,6 +145,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     return {
         **asdict(trainer.config),
         "generator": generator.name,
+        "distill_sha256": trainer.distill_sha256[:12] or "none",
         "denoiser_sha256": fingerprint(generator.denoiser),
         "dtype": str(generator.denoiser.dtype).removeprefix("torch."),
         "prompts": f"{sum(trainer.prompts.sizes)} prompts, {trainer.prompts.sha256[:12]}",
