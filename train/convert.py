@@ -154,6 +154,7 @@ def contents(weights: dict[str, Tensor], info: AdapterInfo) -> dict[str, str]:
         "layers": f"{len(layer_ranks(weights))}, last layer {info.last_layer or 'unknown'}",
         "rank": ", ".join(f"{rank} in {count} layers" for rank, count in sorted(ranks.items())),
         "alpha": f"{info.alpha:g}, an update is {info.alpha / info.rank:g} times B A",
+        **({} if info.iterations == 1 else {"readings": f"trained for {info.iterations}"}),
         "size": f"{values / 1e6:.1f} M values, {', '.join(dtypes)}",
         **info.training,
     }

@@ -35,6 +35,7 @@ from .cli import check_folders, in_arguments_of, parse, run_command
 from .model import ModelArguments
 from .pictures import comparison_grid, to_images
 from .rewards import RewardArguments
+from .trained_for import tell_training
 
 PROG = "python -m train.generate"
 
@@ -57,16 +58,17 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Text file with one prompt per line, or .json, .jsonl, .csv, .tsv, .parquet."""
     steps: int = 1
     """Denoiser calls per image."""
-    between_steps: BetweenSteps = "fresh"
-    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
-    starting noise as it was drawn; keep-moved, as the adapter moved it."""
+    between_steps: BetweenSteps | None = None
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do (the default);
+    keep, the starting noise as it was drawn; keep-moved, as the adapter moved it."""
     free_reading: bool = False
     """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
     moved is kept from there. No extra call at all."""
     strength: float = 1.0
     """Strength of the adapter: 0 gives the base image, 1 is as trained, more goes further."""
-    iterations: int = 1
-    """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call."""
+    iterations: int | None = None
+    """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call.
+    Default: 1."""
     seed: int = 0
     """Seed of the first image of each prompt. The following images use the following seeds."""
     n: int = 4
@@ -116,8 +118,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
         """How noise is moved."""
         return Modulation(
             strength=self.strength,
-            iterations=self.iterations,
-            between_steps=self.between_steps,
+            iterations=self.iterations or 1,
+            between_steps=self.between_steps or "fresh",
             free_reading=self.free_reading,
         )
 
@@ -224,7 +226,8 @@ def optimized(
     for seed, start in zip(made.seeds, made.starts, strict=True):
         text, moved = reward.encode_text([prompt]), start[None].to(generator.device)
         x0 = generator.noise(1, args.height, args.width, seed)
-        settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed, "between_steps": args.between_steps}
+        settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed}
+        settings["between_steps"] = args.modulation.between_steps
         settings["start"] = lambda *_, moved=moved: moved
         path = reno_path(generator, reward, x0, conditioning, text, args.reno, **settings)
         for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
@@ -256,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if adapter_file:
         with about("adapter"):
             adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
+        tell_training(adapter_file, adapters["hypernoise"], args, args.steps)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
     for adapter in adapters.values():
         args.modulation.check(generator, adapter, args.steps)

@@ -85,6 +85,8 @@ class Adapter(ABC):
     """What holds the trained weights."""
     training: dict[str, str]
     """What the file says of its training."""
+    iterations: int = 1
+    """Readings that it is trained for: how often it is to be applied. You may apply it less or more often."""
 
     @classmethod
     @abstractmethod
