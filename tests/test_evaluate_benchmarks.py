@@ -348,7 +348,9 @@ def test_prompts_are_downloaded_by_name_once(place, tmp_path, monkeypatch):
     assert len(list((tmp_path / "base-1").iterdir())) == 4
     monkeypatch.setitem(published.URLS, "evaluation_metadata.jsonl", (place / "nowhere").as_uri() + "/")
     run(argv)  # it is there already
-    with pytest.raises(ValueError, match=r"cannot be downloaded .*: get file\S* and give the folder .*--prompts_dir"):
+    with pytest.raises(
+        ValueError, match=r"cannot be downloaded .*: download file\S* and pass its folder with --prompts_dir"
+    ):
         run([word if not word.startswith("--save_dir") else f"--save_dir={tmp_path / 'new'}" for word in argv])
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.*"))
 

@@ -93,7 +93,7 @@ def _convert_lora(args: ConvertArguments) -> None:
     if Path(args.output).suffix != ".safetensors":
         write_peft_folder(args.output, weights, info)
     elif not info.denoiser_sha256:
-        raise ValueError(f"--adapter is {args.adapter!r}, which does not say its model: name that by --model")
+        raise ValueError(f"--adapter is {args.adapter!r}, which does not say its model: name it with --model")
     else:
         write_adapter(args.output, weights, info)
     print(f"{'written to':{width}}{args.output}")

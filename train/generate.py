@@ -101,13 +101,15 @@ class GenerateArguments(ModelArguments, RewardArguments):
     def __post_init__(self):
         super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
-            raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
+            raise ValueError("give either --prompt TEXT or --prompts FILE")
         counts = ("steps", "iterations", "n", "height", "width", "threads")
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
         check_folders(self, "save_dir")
         if self.reno and self.free_reading:
-            raise ValueError("--reno moves the noise by its own gradient from the start: leave --free_reading out")
+            raise ValueError(
+                "--reno moves the noise before the first step, --free_reading after it: leave --free_reading out"
+            )
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"--best_of is {self.best_of}: give at least --n, {self.n}, of which the best are kept")
         require(self, ("reno",), lambda v: v >= 1, "at least 1 iteration, or leave it out for none")
@@ -137,7 +139,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
         names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
         if self.searches and not names:
             search = "best_of" if self.best_of else "reno"
-            raise ValueError(f"--{search} has nothing to go by: give --reward NAME[=WEIGHT],…")
+            raise ValueError(f"--{search} needs a reward: give --reward NAME[=WEIGHT],…")
         with about("reward"):
             return self.make_rewards(names).to(self.device) if names else None
 

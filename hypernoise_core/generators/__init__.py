@@ -133,11 +133,11 @@ def _remedy(error: BaseException, source: str) -> str:
         causes.append(cause)
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (
-            f"it is gated: accept its terms at huggingface.co/{source} and log in by `hf auth login`, or give a folder "
-            "with its files"
+            f"it is gated: accept its terms at huggingface.co/{source} and log in with `hf auth login`, or give a "
+            "folder with its files"
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return "the hub has no such public repository: check the name, or log in by `hf auth login` if it is private"
+        return "the hub has no such public repository: check the name, or log in with `hf auth login` if it is private"
     if Path(source).is_dir():
         return _short(causes[0])
     return (

@@ -191,7 +191,7 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     try:
         if metadata.get("hypernoise.kind") == "head":
-            raise ValueError("is a HyperNoise head, which holds no LoRA: load it as a noise hypernetwork of any kind")
+            raise ValueError("is a HyperNoise head, which holds no LoRA: load it with load_hypernetwork")
         _check_weights(weights)
         if "hypernoise.format" in metadata:
             info = _info(metadata)

@@ -196,7 +196,7 @@ def coarse(x: Tensor, k: int) -> Tensor:
     if x.shape[-2] % k or x.shape[-1] % k:
         raise SettingError(
             "{coarsen} is {}, and latents of {}x{} cells cannot be coarsened by that: choose a size in pixels that "
-            "gives a multiple of {} cells along each side, or a hypernetwork without",
+            "gives a multiple of {} cells along each side, or a hypernetwork that is not coarse",
             k,
             x.shape[-1],
             x.shape[-2],

@@ -99,7 +99,7 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
         if key in FIXED
     ]:
         raise SettingError(
-            "cannot go on with other settings ({}): take back the change, or start anew", joined("; ", refused)
+            "you cannot resume with these changes ({}): undo them, or start a new run", joined("; ", refused)
         )
     weights = state.part("weights")
     copy_(trainer.parameters, [weights[name] for name in trainer.adapter.named_parameters()])

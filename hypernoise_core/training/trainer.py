@@ -495,7 +495,7 @@ def _check_kind(config: TrainingConfig, generator: Generator) -> None:
     width, height = (side or generator.default_size for side in (config.width, config.height))
     if width % (multiple := config.coarsen * generator.size_multiple) or height % multiple:
         raise SettingError(
-            "{coarsen} is {}, and pictures are {}x{}: for {} that takes sides that are multiples of {} pixels",
+            "{coarsen} is {}, and pictures are {}x{}: {} then needs sides that are multiples of {} pixels",
             config.coarsen,
             width,
             height,

@@ -166,7 +166,7 @@ class TrainingRun:
         curves = state.values.get("curves", {})
         self.curves = {name: list(curves.get(name, [])) for name in CURVES}
         self.notes = [
-            f"went on from step {self.trainer.step}",
+            f"resumed from step {self.trainer.step}",
             *(f"changed: {change.called(called)}" for change in changes),
         ]
         self._saved = self.trainer.step

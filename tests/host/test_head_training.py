@@ -101,7 +101,7 @@ def test_a_head_goes_on_after_it_was_cut_short(comfy):
     """What was trained before there were kinds is a LoRA: tests/host/test_training.py leaves all of this out."""
     run_training(comfy, "head", steps=2, **HEAD)
     shown = run_training(comfy, "head", steps=3, resume=True, **HEAD)["text"][0]
-    assert "went on from step 2" in shown
+    assert "resumed from step 2" in shown
     assert len(curves(comfy, "head_00001_")["reward"]) == 3
 
 
