@@ -311,6 +311,15 @@ def _hypernetwork_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Number of layers of the head.",
         ),
+        io.Combo.Input(
+            "between_steps",
+            options=["fresh", "keep", "keep-moved"],
+            default="fresh",
+            advanced=True,
+            optional=True,
+            tooltip="Noise added between steps in training, if denoiser_steps is above 1. fresh: new noise, as lcm "
+            "adds it. keep: the starting noise as drawn. keep-moved: the starting noise as the hypernetwork moved it.",
+        ),
     ]
 
 

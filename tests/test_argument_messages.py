@@ -1,6 +1,8 @@
 """Whatever is wrong on a command line, its message names the argument as it was typed."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -86,7 +88,7 @@ train --config bad.yaml --lr 1 | --lr is fast in --config bad.yaml: give a numbe
 train --save_dir used | --save_dir is 'used', which is not empty
 train --save_dir used/x/run | --save_dir is 'used/x/run', and used/x is a file
 train --cache_dir used/x | --cache_dir is 'used/x', and used/x is a file
-train --resume used | --resume is 'used', without a complete checkpoint
+train --resume used | --resume is 'used', without a complete checkpoint: give a run's folder or one of its checkpoints
 train --resume auto --save_dir used | --save_dir is 'used', which is not empty
 train --resume auto | --resume auto looks for checkpoints in --save_dir
 train --device nonsense | --device is 'nonsense', which is not there
@@ -96,10 +98,10 @@ train --prompts nowhere.txt | --prompts: prompts file nowhere.txt cannot be read
 train --prompts empty.txt | --prompts: prompts file empty.txt is empty
 train --prompts binary.txt | --prompts: prompts file binary.txt cannot be read
 train --prompts p.txt=often | --prompts: prompts 'p.txt=often': the weight after = is not a number
-train --model sana --rewards redness | --model is 'sana', which has no prompts of its own: give a file by --prompts
+train --model sana --rewards redness | --model is 'sana', which has no prompts of its own: pass a file with --prompts
 train --model sdxl-turbo --prompts p.txt | there is no reward: give --rewards
 train --validate_every 5 --validation_prompts nowhere.txt | --validation_prompts: prompts file nowhere.txt
-train --validate_every 5 --model sana --prompts p.txt | --validate_every is set: give a file by --validation_prompts
+train --validate_every 5 --model sana --prompts p.txt | --validate_every is set: pass a file with --validation_prompts
 train --rewards beauty | --rewards: unknown reward 'beauty'
 train --rewards redness=lots | --rewards: reward 'redness=lots': the weight after = is not a number
 train --rewards redness=0 | --rewards: no reward has a weight other than zero
@@ -109,7 +111,7 @@ train --rewards imagereward --rewards_folder used | not in --rewards_folder, use
 train --rewards imagereward --rewards_backend package | --rewards_backend is package
 train --rewards redness --model nothing.safetensors --prompts p.txt | --model is 'nothing.safetensors': there is no such
 train --rewards redness --model used/a.safetensors --prompts p.txt | name its pipeline with --pipeline
-generate | give --prompt TEXT or --prompts FILE
+generate | give either --prompt TEXT or --prompts FILE
 generate --prompt x --n x | --n is 'x': give a whole number
 generate --prompt x --n 0 | --n is 0: give at least 1
 generate --prompt x --iterations 0 | --iterations is 0: give at least 1
@@ -117,8 +119,8 @@ generate --prompt x --strength .nan | --strength is nan: give a finite number
 generate --prompt x --best_of 2 --n 3 | --best_of is 2: give at least --n, 3
 generate --prompt x --reno 0 | --reno is 0: give at least 1 iteration
 generate --prompt x --reno 8 --reno_lr 0 | --reno_lr is 0.0: give a number above 0
-generate --prompt x --reno 8 --model sana | --reno has nothing to go by: give --reward
-generate --prompt x --best_of 8 --model sana | --best_of has nothing to go by: give --reward
+generate --prompt x --reno 8 --model sana | --reno needs a reward: give --reward
+generate --prompt x --best_of 8 --model sana | --best_of needs a reward: give --reward
 generate --prompt x --best_of 8 --reward beauty | --reward: unknown reward 'beauty'
 generate --prompt x --save_dir used/x | --save_dir is 'used/x', and used/x is a file
 generate --prompt x --dtype float64 | --dtype is 'float64': give float32, bfloat16 or float16
@@ -258,6 +260,15 @@ def test_processes_that_cannot_share_a_batch_are_told_the_argument(folder, capsy
     check(folder, capsys, line, "--batch_size is 42, which 4 processes cannot share")
     line = "train --rewards redness --batch_size 40 --reward_normalization running"
     check(folder, capsys, line, "--reward_normalization running sees one process's pictures only")
+
+
+def test_settings_are_passed_with_an_option_not_by_it():
+    """In messages, help and docs: `pass a file with --prompts`."""
+    root = Path(__file__).parents[1]
+    files = [p for room in ("hypernoise_core", "train", "nodes", "docs", "web") for p in (root / room).rglob("*.*")]
+    texts = {p: p.read_text("utf-8") for p in [*files, root / "README.md"] if p.suffix in (".py", ".md", ".yaml")}
+    found = {str(p): re.findall(r"\bby\s+`?(?:--\w+|\{+\w+\})", text) for p, text in texts.items()}
+    assert {p: lines for p, lines in found.items() if lines} == {}
 
 
 def test_a_message_is_renamed_with_the_messages_in_it():

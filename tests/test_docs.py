@@ -83,6 +83,21 @@ def test_adapters_page(folder):
     assert Path("theirs.safetensors").is_file()
 
 
+def test_the_steps_to_train_for_are_those_of_the_results_page():
+    """Each score in the advice is in the table, and those that are called the best are."""
+    table = (DOCS / "results.md").read_text().split("| trained at |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    scores = {(row[0], row[1]): [cell.split(" ")[0] for cell in row[2:]] for row in rows}
+    advice = (DOCS / "training.md").read_text().split("## Which steps to train for")[1].split("##")[0]
+    one, two, four = (scores[name, "noise kept"] for name in ("1, –", "2, noise kept", "4, noise kept"))
+    fresh = [scores[name, "fresh noise"][2] for name in ("4, fresh noise", "1, –")]
+    told = [one[1], one[2], two[1], four[2], *fresh, four[3], one[3]]
+    assert re.findall(r"\d\.\d+", advice) == told
+    best = [max(column) for column in zip(*scores.values(), strict=True)]
+    assert best[1:] == [one[1], one[2], four[3]]
+    assert fresh[0] == max(own[2] for (_, used), own in scores.items() if used == "fresh noise")
+
+
 @pytest.mark.parametrize("page", ["python.md", "rewards.md", "../README.md"])
 def test_pages_about_the_embedded_generator(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

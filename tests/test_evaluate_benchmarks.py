@@ -279,6 +279,15 @@ def test_more_prompts_and_steps_later_keep_what_is_there(place, tmp_path, capsys
             run([*argv, wrong])
 
 
+def test_a_file_that_was_trained_for_more_readings_says_so(place, tmp_path, capsys):
+    f = LoraHypernetwork(load_generator(str(place / "toy")), rank=4, alpha=8)
+    f.iterations = 3
+    f.save(tmp_path / "more.safetensors")
+    argv = line(place, "geneval", tmp_path / "out", "--samples=1", "--limit=1", "--score=false", adapter=False)
+    run([*argv, f"--adapter={tmp_path / 'more.safetensors'}", "--steps=1,2"])
+    assert capsys.readouterr().out.count("was trained for --iterations 3; it is used with the default --iter") == 1
+
+
 def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
     """SIGKILL after the first pictures."""
     more = ("--samples=4", "--steps=4", "--score=false", "--diversity=")
@@ -339,7 +348,9 @@ def test_prompts_are_downloaded_by_name_once(place, tmp_path, monkeypatch):
     assert len(list((tmp_path / "base-1").iterdir())) == 4
     monkeypatch.setitem(published.URLS, "evaluation_metadata.jsonl", (place / "nowhere").as_uri() + "/")
     run(argv)  # it is there already
-    with pytest.raises(ValueError, match=r"cannot be downloaded .*: get file\S* and give the folder .*--prompts_dir"):
+    with pytest.raises(
+        ValueError, match=r"cannot be downloaded .*: download file\S* and pass its folder with --prompts_dir"
+    ):
         run([word if not word.startswith("--save_dir") else f"--save_dir={tmp_path / 'new'}" for word in argv])
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.*"))
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from conftest import randomized
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 from reference import first_prediction, pipeline_pictures, reference_delta
-from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
+from tiny_pipelines import BUILDERS, PROMPTS, SCHEDULE, tiny_generator
 
 from hypernoise_core import LoraHypernetwork
 
@@ -26,6 +27,21 @@ def test_pictures_equal_the_pipelines(family, steps):
     assert got.std() > 0.05
     with torch.no_grad():
         assert close(got, pipeline_pictures(family, x0, PROMPTS, steps, seed=7))
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, LCMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["sd-turbo", "sdxl-turbo"])
+def test_pictures_of_other_predictions_equal_the_pipelines(name, kind, scheduler):
+    generator = tiny_generator(name)
+    generator.pipeline.scheduler = scheduler.from_config({**SCHEDULE, "prediction_type": kind, "clip_sample": False})
+    x0, conditioning = generator.noise(2, 32, 64, seed=3), generator.encode(PROMPTS[:2])
+    for steps in (1, 2, 4):
+        with torch.no_grad():
+            expected = pipeline_pictures(generator, x0, PROMPTS[:2], steps, seed=7)
+            assert close(generator.generate(x0, conditioning, steps, seed=7), expected)
+            if steps == 1:
+                assert close(generator.decode(generator.read(x0, conditioning).prediction), expected, 1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -8,9 +8,12 @@ from conftest import randomized_head
 from PIL import Image
 from tiny_pipelines import tiny_generator
 
-from hypernoise_core import HeadHypernetwork, load_hypernetwork
+from hypernoise_core import HeadHypernetwork, Trainer, TrainingConfig, load_hypernetwork
 from train import __main__ as train_command
 from train import convert, evaluate, generate
+from train.config import TrainArguments
+from train.pictures import to_images
+from train.run import SAMPLE_SEED, Run
 
 SMALL = ["--hypernetwork=head", "--head_width=32", "--head_depth=1", "--batch_size=2", "--max_steps=2", "--trackers="]
 
@@ -33,6 +36,24 @@ def test_a_head_is_trained_by_its_own_recipe(folder, generator):
     train_command.main(["--resume=run", "--max_steps=3"])
     again = load_hypernetwork(generator, folder / "run/hypernoise.safetensors")
     assert again.training["steps_trained"] == "3"
+
+
+def test_sample_grids_show_one_reading_and_all(folder, generator, redness, monkeypatch):
+    settings = dict(hypernetwork="head", head_width=32, head_depth=1, iterations=3)
+    trainer = Trainer(generator, redness, ["crosses"], TrainingConfig(**settings))
+    f = randomized_head(trainer.adapter)
+    told = []
+    monkeypatch.setattr("train.run.comparison_grid", lambda path, rows, prompts: told.append(rows))
+    Run(trainer, folder / "run", ["crosses"], TrainArguments(trackers=""))._grid(folder / "grid.png")
+    (rows,) = told
+    x0, conditioning = generator.noise(1, seed=SAMPLE_SEED), generator.encode(["crosses"])
+    with torch.no_grad():
+        expected = {"base": generator.generate(x0, conditioning)}
+        expected |= {t: f.generate(x0, conditioning, iterations=i) for t, i in (("1 reading", 1), ("3 readings", 3))}
+    assert [title for title, _ in rows] == list(expected)
+    for title, (image,) in rows:
+        assert image.tobytes() == to_images(expected[title])[0].tobytes()
+    assert len({image.tobytes() for _, (image,) in rows}) == 3
 
 
 def test_generate_and_evaluate_take_a_head(folder, generator, head, capsys):

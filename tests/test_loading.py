@@ -3,11 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import save_file
-from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator, tiny_pipeline
+from tiny_pipelines import BUILDERS, PROMPTS, SCHEDULE, tiny_generator, tiny_pipeline
 
 from hypernoise_core import LoraHypernetwork, load_generator
 from hypernoise_core.hypernetworks.comfy_keys import key_map
@@ -166,6 +167,23 @@ def test_a_folder_without_weights_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match="does not load"):
         load_generator(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind", "words"),
+    [
+        ("EulerDiscreteScheduler", "trigflow", "EulerDiscreteScheduler with prediction_type 'trigflow', which is not"),
+        ("EulerAncestralDiscreteScheduler", "sample", "with prediction_type 'sample', which it does not support"),
+        ("FlowMatchEulerDiscreteScheduler", None, "FlowMatchEulerDiscreteScheduler with prediction_type None"),
+    ],
+)
+def test_what_a_unet_predicts_must_be_known(tmp_path, scheduler, kind, words):
+    pipeline = tiny_pipeline("sd-turbo")
+    settings = {} if kind is None else {**SCHEDULE, "prediction_type": kind}
+    pipeline.scheduler = getattr(diffusers, scheduler)(**settings)
+    pipeline.save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"model: mine has the scheduler .*{words}"):
+        load_generator(str(tmp_path / "mine"))
 
 
 def test_devices_that_are_not_there_are_named(saved):

@@ -181,6 +181,17 @@ def test_kept_noise_equals_the_formula(adding):
     assert not close(got, adding.denoise(x0, conditioning, 2, 0), 1e-2)
 
 
+def test_kept_noise_of_a_unet_that_predicts_clean_latents():
+    generator = sampled("lcm")
+    generator.pipeline.scheduler = LCMScheduler(**SCHEDULE, prediction_type="sample")
+    conditioning, x0 = generator.encode(PROMPTS), generator.noise(3, 32, 32, seed=1)
+    clean = generator.first_call(generator.denoiser, x0, conditioning)
+    t = generator._scheduler(2, x0.device).timesteps[1]
+    share, amount = (levels[int(t)] for levels in alphas())
+    expected = generator._call(generator.denoiser, share * clean + amount * x0, t, conditioning)
+    assert close(generator.denoise(x0, conditioning, 2, 0, between=x0), expected, 1e-4)
+
+
 def test_at_one_step_nothing_is_added(adding):
     conditioning, x0 = adding.encode(PROMPTS), adding.noise(3, 32, 32, seed=1)
     assert torch.equal(adding.generate(x0, conditioning, between=x0), adding.generate(x0, conditioning))

@@ -42,8 +42,8 @@ def test_the_prediction_is_what_one_step_decodes(family, read):
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_a_unet_may_predict_noise_or_velocity_from_any_first_timestep(kind, spacing):
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_unet_may_predict_noise_velocity_or_latents_from_any_first_timestep(kind, spacing):
     generator = tiny_generator("sd-turbo")
     schedule = {**SCHEDULE, "timestep_spacing": spacing, "prediction_type": kind}
     generator.pipeline.scheduler = scheduler = EulerDiscreteScheduler(**schedule)
@@ -58,6 +58,8 @@ def test_a_unet_may_predict_noise_or_velocity_from_any_first_timestep(kind, spac
     seen = x0 * ((1 - kept).sqrt() if spacing == "trailing" else 1.0)
     if kind == "epsilon":
         expected = (seen - (1 - kept).sqrt() * said) / kept.sqrt()
+    elif kind == "sample":
+        expected = said
     else:
         expected = kept.sqrt() * seen - (1 - kept).sqrt() * said
     assert close(got, expected, 1e-3)

@@ -6,11 +6,13 @@ from functools import cache
 
 import pytest
 import torch
+from conftest import randomized
 from safetensors.torch import load_file, save_file
 
-from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
+from hypernoise_core import LoraHypernetwork, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
+from hypernoise_core.hypernetworks.adapter_file import read_adapter, write_peft_folder
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
 from hypernoise_core.prompt_sets import PromptMix, PromptSet
 from hypernoise_core.rewards.redness import Redness
@@ -184,7 +186,7 @@ def test_what_cannot_change_is_refused_and_nothing_is_touched(generator, redness
     [
         (
             dict(distill=None, distill_steps=0),
-            "distill is None, the checkpoint has .*: its first steps followed another",
+            "distill_sha256 is none, the checkpoint has .*: its first steps followed another file",
         ),
         (
             dict(distill_steps=2),
@@ -204,10 +206,33 @@ def test_what_is_built_into_a_head_cannot_change(generator, redness, mix, change
         load_trainer_state(second, trainer_state(first))
 
 
+def test_a_distilled_file_may_lie_elsewhere_but_not_become_another(generator, redness, mix, tmp_path):
+    """Compared by content, for files and for PEFT folders."""
+    here, there, folder = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "peft"
+    shutil.copy(HYPERNOISE_FILE, here)
+    write_peft_folder(folder, *read_adapter(here))
+
+    def run(file):
+        return make(generator, redness, mix, **HEAD, distill=str(file), distill_steps=1)
+
+    by_file, by_folder = trainer_state(run(here)), trainer_state(run(folder))
+    here.rename(there)
+    assert load_trainer_state(run(there), by_file) == [f"distill: {here} -> {there}"]
+    assert load_trainer_state(run(folder), by_folder) == []
+    randomized(LoraHypernetwork(generator, rank=4, alpha=8)).save(here)
+    write_peft_folder(folder, *read_adapter(here))
+    for state, file in ((by_file, here), (by_folder, folder)):
+        with pytest.raises(ValueError, match=r"distill_sha256 is .*: its first steps followed another file"):
+            load_trainer_state(run(file), state)
+
+
 def test_a_head_may_go_on_with_more_readings(generator, redness, mix):
     first, second = make(generator, redness, mix, **HEAD), make(generator, redness, mix, **HEAD | dict(iterations=5))
     told(first.events(), 1)
-    assert load_trainer_state(second, trainer_state(first)) == ["iterations: 3 -> 5"]
+    first.validation.progress.best_score = 9.0
+    changes = load_trainer_state(second, trainer_state(first))
+    assert changes == ["iterations: 3 -> 5 (validation begins anew)"]
+    assert second.validation.progress.best_score < 0
     assert told(second.events(), 1)
 
 

@@ -1,7 +1,10 @@
 """Held-out prompts and rewards: measured alike each time, and reasons to stop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from conftest import randomized, randomized_head
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.evaluation.thumbnails import pixel_diversity
@@ -45,6 +48,30 @@ def test_numbers_are_those_of_plain_pictures(generator, prompts):
     expected = sum(pixel_diversity(group) for group in after.split(SEEDS)) / (len(texts) // SEEDS)
     assert event.metrics["validation/diversity"] == pytest.approx(expected, abs=1e-5)
     assert event.best
+
+
+@pytest.mark.parametrize("kind", ["head", "lora"])
+def test_an_adapter_is_measured_with_the_readings_that_it_is_trained_for(generator, redness, prompts, kind):
+    config = TrainingConfig(**SMALL, hypernetwork=kind, head_width=32, head_depth=1, iterations=3)
+    config = replace(config, steps=2, between_steps="keep-moved")
+    trainer = Trainer(generator, redness, prompts[:4], config, validation_prompts=prompts[4:])
+    (randomized_head if kind == "head" else randomized)(trainer.adapter)
+    metrics, _ = trainer.validation.measure(trainer.adapter)
+    texts = [text for text in prompts[4:] for _ in range(SEEDS)]
+    seeds = [FIRST_SEED + i for i in range(len(texts))]
+    x0, conditioning = torch.cat([generator.noise(1, seed=s) for s in seeds]), generator.encode(texts)
+    how = dict(steps=2, seed=seeds, between_steps="keep-moved")
+    with torch.no_grad():
+        redness_of = {i: score(trainer.adapter.generate(x0, conditioning, **how, iterations=i)) for i in (1, 3)}
+        base = score(generator.generate(x0, conditioning, 2, seeds, between=x0))
+    assert metrics["validation/redness"] == pytest.approx(redness_of[3], abs=1e-5)
+    assert abs(redness_of[3] - redness_of[1]) > 1e-4
+    assert trainer.validation.progress.base["validation/redness"] == pytest.approx(base, abs=1e-5)
+
+
+def score(images):
+    r, g, b = images.mean((2, 3)).unbind(1)
+    return (r - (g + b) / 2).mean().item()
 
 
 def test_diversity_is_the_distance_between_pictures():

@@ -73,7 +73,7 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     except (NonFiniteError, OutOfMemoryError) as error:
         raise ValueError(
             f"stopped at step {trainer.step}: {reworded(error.args[0], TrainArguments)}; what was trained is in "
-            f"{start.folder}: --resume goes on from it"
+            f"{start.folder}: resume it with --resume"
         ) from error
     verb = "trained" if trainer.finished else "stopped"
     early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""

@@ -37,6 +37,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         "optimizer": "--optim",
         "gradient_checkpointing": "--use_checkpoint",
         "normalization": "--reward_normalization",
+        "distill_sha256": "the file of --distill",
         "denoiser_sha256": "the denoiser of --model",
     }
 
@@ -269,7 +270,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         if self.task and self.task not in NAMES:
             raise ValueError(f"--task is {self.task!r}: choose from {', '.join(NAMES)}, or give --prompts")
         if not self.task and self.model != "embedded":
-            raise ValueError(f"--model is {self.model!r}, which has no prompts of its own: give a file by --prompts")
+            raise ValueError(f"--model is {self.model!r}, which has no prompts of its own: pass a file with --prompts")
         with about("task"):
             return load_mix(self.task or "embedded", self.prompts_dir)
 
@@ -284,7 +285,8 @@ class TrainArguments(ModelArguments, RewardArguments):
         source = self.validation_prompts or ("embedded-held-out" if self.model == "embedded" else None)
         if source is None:
             raise ValueError(
-                "--validate_every is set: give a file by --validation_prompts, with others than are trained on"
+                "--validate_every is set: pass a file with --validation_prompts, which must not hold the prompts that "
+                "you train on"
             )
         with about("validation_prompts"):
             return load_mix(source, self.prompts_dir).texts

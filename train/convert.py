@@ -93,7 +93,7 @@ def _convert_lora(args: ConvertArguments) -> None:
     if Path(args.output).suffix != ".safetensors":
         write_peft_folder(args.output, weights, info)
     elif not info.denoiser_sha256:
-        raise ValueError(f"--adapter is {args.adapter!r}, which does not say its model: name that by --model")
+        raise ValueError(f"--adapter is {args.adapter!r}, which does not say its model: name it with --model")
     else:
         write_adapter(args.output, weights, info)
     print(f"{'written to':{width}}{args.output}")
@@ -154,6 +154,7 @@ def contents(weights: dict[str, Tensor], info: AdapterInfo) -> dict[str, str]:
         "layers": f"{len(layer_ranks(weights))}, last layer {info.last_layer or 'unknown'}",
         "rank": ", ".join(f"{rank} in {count} layers" for rank, count in sorted(ranks.items())),
         "alpha": f"{info.alpha:g}, an update is {info.alpha / info.rank:g} times B A",
+        **({} if info.iterations == 1 else {"readings": f"trained for {info.iterations}"}),
         "size": f"{values / 1e6:.1f} M values, {', '.join(dtypes)}",
         **info.training,
     }

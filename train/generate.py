@@ -35,6 +35,7 @@ from .cli import check_folders, in_arguments_of, parse, run_command
 from .model import ModelArguments
 from .pictures import comparison_grid, to_images
 from .rewards import RewardArguments
+from .trained_for import tell_training
 
 PROG = "python -m train.generate"
 
@@ -57,16 +58,17 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Text file with one prompt per line, or .json, .jsonl, .csv, .tsv, .parquet."""
     steps: int = 1
     """Denoiser calls per image."""
-    between_steps: BetweenSteps = "fresh"
-    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
-    starting noise as it was drawn; keep-moved, as the adapter moved it."""
+    between_steps: BetweenSteps | None = None
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do (the default);
+    keep, the starting noise as it was drawn; keep-moved, as the adapter moved it."""
     free_reading: bool = False
     """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
     moved is kept from there. No extra call at all."""
     strength: float = 1.0
     """Strength of the adapter: 0 gives the base image, 1 is as trained, more goes further."""
-    iterations: int = 1
-    """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call."""
+    iterations: int | None = None
+    """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call.
+    Default: 1."""
     seed: int = 0
     """Seed of the first image of each prompt. The following images use the following seeds."""
     n: int = 4
@@ -99,13 +101,15 @@ class GenerateArguments(ModelArguments, RewardArguments):
     def __post_init__(self):
         super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
-            raise ValueError("give --prompt TEXT or --prompts FILE, and not both")
+            raise ValueError("give either --prompt TEXT or --prompts FILE")
         counts = ("steps", "iterations", "n", "height", "width", "threads")
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
         check_folders(self, "save_dir")
         if self.reno and self.free_reading:
-            raise ValueError("--reno moves the noise by its own gradient from the start: leave --free_reading out")
+            raise ValueError(
+                "--reno moves the noise before the first step, --free_reading after it: leave --free_reading out"
+            )
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"--best_of is {self.best_of}: give at least --n, {self.n}, of which the best are kept")
         require(self, ("reno",), lambda v: v >= 1, "at least 1 iteration, or leave it out for none")
@@ -116,8 +120,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
         """How noise is moved."""
         return Modulation(
             strength=self.strength,
-            iterations=self.iterations,
-            between_steps=self.between_steps,
+            iterations=self.iterations or 1,
+            between_steps=self.between_steps or "fresh",
             free_reading=self.free_reading,
         )
 
@@ -135,7 +139,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
         names = self.reward or ("embedded" if self.searches and self.model == "embedded" else None)
         if self.searches and not names:
             search = "best_of" if self.best_of else "reno"
-            raise ValueError(f"--{search} has nothing to go by: give --reward NAME[=WEIGHT],…")
+            raise ValueError(f"--{search} needs a reward: give --reward NAME[=WEIGHT],…")
         with about("reward"):
             return self.make_rewards(names).to(self.device) if names else None
 
@@ -224,7 +228,8 @@ def optimized(
     for seed, start in zip(made.seeds, made.starts, strict=True):
         text, moved = reward.encode_text([prompt]), start[None].to(generator.device)
         x0 = generator.noise(1, args.height, args.width, seed)
-        settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed, "between_steps": args.between_steps}
+        settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed}
+        settings["between_steps"] = args.modulation.between_steps
         settings["start"] = lambda *_, moved=moved: moved
         path = reno_path(generator, reward, x0, conditioning, text, args.reno, **settings)
         for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
@@ -256,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if adapter_file:
         with about("adapter"):
             adapters["hypernoise"] = load_hypernetwork(generator, adapter_file)
+        tell_training(adapter_file, adapters["hypernoise"], args, args.steps)
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
     for adapter in adapters.values():
         args.modulation.check(generator, adapter, args.steps)

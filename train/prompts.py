@@ -86,7 +86,7 @@ def _file(name: str) -> Callable[[str | None], list[str]]:
         found = sorted(Path(folder).rglob(name)) if folder else []
         if not found:
             missing = f"no {name} in {folder}" if folder else f"its prompts are in {name}, which is not shipped"
-            raise ValueError(f"{missing}: get it from {DOWNLOADS[name]} and give the folder by --prompts_dir")
+            raise ValueError(f"{missing}: get it from {DOWNLOADS[name]} and pass the folder with --prompts_dir")
         return read_prompts(found[0])
 
     return load

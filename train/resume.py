@@ -29,13 +29,15 @@ def find_start(resume: str | None, save_dir: str | None) -> Start:
         return Start(_unused(save_dir or f"outputs/train-{time.strftime('%Y%m%d-%H%M%S')}"))
     if resume == "auto":
         if not save_dir:
-            raise ValueError("--resume auto looks for checkpoints in --save_dir: name that folder too")
+            raise ValueError("--resume auto looks for checkpoints in --save_dir: give that folder too")
         newest = Checkpoints(Path(save_dir) / CHECKPOINTS).newest()
         begun = newest or (Path(save_dir) / CONFIG).is_file()  # stopped before its first checkpoint: from nothing
         return Start(Path(save_dir) if begun else _unused(save_dir), newest)
     checkpoint = find_checkpoint(resume) or Checkpoints(Path(resume) / CHECKPOINTS).newest()
     if checkpoint is None:
-        raise ValueError(f"--resume is {resume!r}, without a complete checkpoint: give a run's folder or one of its")
+        raise ValueError(
+            f"--resume is {resume!r}, without a complete checkpoint: give a run's folder or one of its checkpoints"
+        )
     run = checkpoint.path.parent.parent
     if save_dir and Path(save_dir).resolve() != run.resolve():
         return Start(_unused(save_dir), checkpoint)
@@ -60,6 +62,6 @@ def _unused(folder: str) -> Path:
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(
-            f"--save_dir is {folder!r}, which is not empty: give a new folder, or go on with that run by --resume auto"
+            f"--save_dir is {folder!r}, which is not empty: give a new folder, or resume that run with --resume auto"
         )
     return path

@@ -7,14 +7,16 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL.Image import Image
 from tqdm import tqdm
 
 from hypernoise_core.hypernetworks import Adapter
-from hypernoise_core.noise import added_noise
+from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,
@@ -52,7 +54,8 @@ class Run:
     adapter with its model card (README.md), report.md. With several processes, only the first writes.
 
     Args:
-        sample_prompts: what the sample grids show, base above trained.
+        sample_prompts: what the sample grids show, base above trained: after one reading, and after all that it is
+            trained for.
         args: how often things are written.
         resumed: the checkpoint that the trainer was loaded from, and what was in it.
         title: of the progress bar.
@@ -171,27 +174,28 @@ class Run:
         write_report(self.folder, self.trainer, self.metrics_file, self.adapter_file.name)
 
     def _grid(self, path: Path) -> None:
+        config = self.trainer.config
+        name = "HyperNoise" if config.train_type == "noise" else "fine-tuned"
+        trained = Modulation.trained_for(config)
+        how = {name: trained}
+        if config.iterations > 1:
+            how = {"1 reading": replace(trained, iterations=1), f"{config.iterations} readings": trained}
         with self.trainer.averaged() as adapter:
-            after = self._samples.make(adapter)
-        before = self._samples.make(None)
-        name = "HyperNoise" if self.trainer.config.train_type == "noise" else "fine-tuned"
-        comparison_grid(path, [("base", before), (name, after)], self.prompts)
+            rows = [(title, self._samples.make(adapter, own)) for title, own in how.items()]
+        base = ("base", self._samples.make(None, trained))
+        comparison_grid(path, [base, *rows], self.prompts)
 
 
 class _Samples:
     def __init__(self, trainer: Trainer, prompts: list[str]):
-        self.generator, self.config = trainer.generator, trainer.config
+        self.generator, self.steps = trainer.generator, trainer.config.steps
         self.conditioning = self.generator.encode(prompts)
         self.seeds = range(SAMPLE_SEED, SAMPLE_SEED + len(prompts))
         self.x0 = torch.cat([self.generator.noise(1, seed=seed) for seed in self.seeds])
 
     @torch.no_grad()
-    def make(self, adapter: Adapter | None):
-        how = (self.x0, self.conditioning, self.config.steps, self.seeds)
-        if adapter is None:
-            between = added_noise(self.config.between_steps, self.x0, self.x0)
-            return to_images(self.generator.generate(*how, between=between))
-        return to_images(adapter.generate(*how, between_steps=self.config.between_steps))
+    def make(self, adapter: Adapter | None, how: Modulation) -> list[Image]:
+        return to_images(draw(self.generator, adapter, self.x0, self.conditioning, self.steps, self.seeds, how)[1])
 
 
 def _numbers(metrics: dict[str, float]) -> str:

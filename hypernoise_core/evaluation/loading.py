@@ -60,8 +60,8 @@ def load_part(auto_class: type[AutoTokenizer] | type[AutoImageProcessor], source
 
 def _missing(source: str, option: str, error: Exception) -> SettingError:
     return SettingError(
-        f"{{{option}}} cannot be loaded from {{!r}} ({{}}): download all of huggingface.co/{{}} into a folder and give "
-        f"that by {{{option}}}, or leave scoring to the benchmark's own code by {{score}} false",
+        f"{{{option}}} cannot be loaded from {{!r}} ({{}}): download all of huggingface.co/{{}} into a folder and pass "
+        f"it with {{{option}}}, or let the benchmark's own code score, with {{score}} false",
         source,
         reason(error),
         source,

@@ -22,7 +22,7 @@ def load_noun_phrases() -> Callable[[str], list[str]]:
     except (ImportError, OSError) as error:
         raise SettingError(
             "T2I-CompBench's noun phrases need spaCy and its model ({}): pip install 'comfyui-hypernoise[evaluate]' "
-            "and python -m spacy download {}, or leave scoring to the benchmark's own code by {score} false",
+            "and python -m spacy download {}, or let the benchmark's own code score, with {score} false",
             reason(error),
             SPACY_MODEL,
         ) from error

@@ -65,7 +65,8 @@ def load_generator(
         vae_tiling: decode large images in overlapping tiles: far less memory, slightly different images.
 
     Raises:
-        ValueError: nothing is found there, or no family here runs its pipeline class.
+        ValueError: nothing is found there, no family here runs its pipeline class, or what its UNet predicts is not
+            known.
     """
     check_device(device)
     single_file = Path(model).suffix == ".safetensors"
@@ -94,7 +95,8 @@ def load_generator(
     if vae_tiling:
         pipeline.vae.enable_tiling()
     name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
-    return family(pipeline, name, offload)
+    with about("config" if single_file else "model"):
+        return family(pipeline, name, offload)
 
 
 def _family(model: str, source: str) -> type[DiffusersGenerator]:
@@ -131,11 +133,11 @@ def _remedy(error: BaseException, source: str) -> str:
         causes.append(cause)
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (
-            f"it is gated: accept its terms at huggingface.co/{source} and log in by `hf auth login`, or give a folder "
-            "with its files"
+            f"it is gated: accept its terms at huggingface.co/{source} and log in with `hf auth login`, or give a "
+            "folder with its files"
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return "the hub has no such public repository: check the name, or log in by `hf auth login` if it is private"
+        return "the hub has no such public repository: check the name, or log in with `hf auth login` if it is private"
     if Path(source).is_dir():
         return _short(causes[0])
     return (

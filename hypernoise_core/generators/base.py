@@ -43,7 +43,7 @@ class Generator(ABC):
 
     @property
     def adds_noise(self) -> bool:
-        """Whether its sampler adds noise between steps. One that does not keeps what it starts from by itself."""
+        """Whether its sampler adds noise between steps. Without it, it keeps its starting noise."""
         return False
 
     @abstractmethod
@@ -149,8 +149,8 @@ class Generator(ABC):
         """Raises ValueError where there is no choice but `fresh`."""
         if between_steps != "fresh" and not self.adds_noise:
             raise SettingError(
-                "{between_steps} is {}, and the sampler of {} adds no noise between steps: it keeps what it starts "
-                "from by itself; leave it at fresh",
+                "{between_steps} is {}, and the sampler of {} adds no noise between steps, so it keeps the "
+                "starting noise in any case: leave it at fresh",
                 between_steps,
                 self.name,
             )

@@ -1,4 +1,5 @@
-"""SD-Turbo and SDXL-Turbo (Sauer et al. 2023, arXiv 2311.17042): a UNet that predicts the noise, without guidance."""
+"""SD-Turbo and SDXL-Turbo (Sauer et al. 2023, arXiv 2311.17042): a UNet that predicts noise, velocity or clean latents,
+without guidance."""
 
 import inspect
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from ..batch import TensorBatch
 from ..noise import First, streams
 from .diffusers_generator import DiffusersGenerator
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a UNet may return: the noise, the velocity, or the clean latents themselves."""
+
 
 class StableDiffusion(DiffusersGenerator):
     """A `StableDiffusionPipeline` that was distilled to a few steps without guidance."""
@@ -20,6 +24,23 @@ class StableDiffusion(DiffusersGenerator):
     family = "sd-turbo"
     pipeline_class = StableDiffusionPipeline
     denoiser_name = "unet"
+
+    def __init__(self, pipeline: StableDiffusionPipeline, name: str, offload: bool = False):
+        super().__init__(pipeline, name, offload)
+        self._check_prediction()
+
+    def _check_prediction(self) -> None:
+        """Raise ValueError if it is not known, or not known to the scheduler, what the UNet returns."""
+        scheduler = self.pipeline.scheduler
+        told = scheduler.config.get("prediction_type")
+        if told in PREDICTIONS and (told != "sample" or _takes_samples(scheduler)):
+            return
+        what = "which it does not support" if told in PREDICTIONS else "which is not known here"
+        raise ValueError(
+            f"{self.name} has the scheduler {type(scheduler).__name__} with prediction_type {told!r}, {what}: set what "
+            f"the UNet was trained to predict in scheduler_config.json ({', '.join(PREDICTIONS)}), or take another "
+            "scheduler"
+        )
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         embeds, _ = self.pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
@@ -36,8 +57,12 @@ class StableDiffusion(DiffusersGenerator):
 
     def _clean(self, x: Tensor, prediction: Tensor, share: Tensor, amount: Tensor) -> Tensor:
         """x̂, from what the UNet saw, x = share · x̂ + amount · z, and what it returned."""
-        if self.pipeline.scheduler.config.prediction_type == "v_prediction":
+        told = self.pipeline.scheduler.config.prediction_type
+        if told == "sample":
+            return prediction
+        if told == "v_prediction":
             return share * x - amount * prediction
+        assert told == "epsilon"
         return (x - amount * prediction) / share
 
     def _first_input(self, x0: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +156,18 @@ class StableDiffusionXL(StableDiffusion):
         time_ids = torch.tensor([*size, 0, 0, *size], dtype=self.denoiser.dtype, device=x.device)
         pooled = conditioning["pooled"].to(self.denoiser.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids.expand(len(x), -1)}}
+
+
+def _takes_samples(scheduler: SchedulerMixin) -> bool:
+    """Whether a scheduler can step where the UNet predicts clean latents, which some of diffusers' cannot."""
+    trial = type(scheduler).from_config(scheduler.config)
+    trial.set_timesteps(2)
+    nothing = torch.zeros(1, 1, 8, 8)
+    try:
+        trial.step(nothing, trial.timesteps[0], trial.scale_model_input(nothing, trial.timesteps[0]))
+    except (NotImplementedError, ValueError):
+        return False
+    return True
 
 
 def _options(scheduler: SchedulerMixin, seed: int | Sequence[int], batch: int) -> dict:

@@ -63,6 +63,8 @@ class AdapterInfo:
     """How many layers are adapted; None for all of the denoiser's."""
     coarsen: int = 1
     """Latent cells along each side that f_φ sees as one."""
+    iterations: int = 1
+    """How often f_φ was trained to be applied."""
     training: dict[str, str] = field(default_factory=dict)
     """What is known of the training: `resolution`, `rewards`, `kl`, `steps_trained`, …"""
 
@@ -133,6 +135,7 @@ def _header(info: AdapterInfo, weights: dict[str, Tensor], title: str) -> dict[s
         "hypernoise.last_layer": info.last_layer,
         **({} if info.layers is None else {"hypernoise.layers": str(info.layers)}),
         **({} if info.coarsen == 1 else {"hypernoise.coarsen": str(info.coarsen)}),
+        **({} if info.iterations == 1 else {"hypernoise.iterations": str(info.iterations)}),
         **{f"hypernoise.{key}": str(value) for key, value in info.training.items()},
         DIFFUSERS_CONFIG: json.dumps(_peft_config(weights, info)),
     }
@@ -159,6 +162,20 @@ def read_kind(path: str | Path) -> str:
     return kind
 
 
+def content_sha256(path: str | Path) -> str:
+    """A hash of an adapter's weights and description: equal for a copy, wherever it lies. `path` as of `read_adapter`;
+    of any kind.
+
+    Raises:
+        ValueError: nothing there.
+    """
+    file, config = _find(path)
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256")
+    digest.update((config or "").encode())
+    return digest.hexdigest()
+
+
 def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     """Read an adapter: its weights under diffusers' names without prefix, and what is known of it.
 
@@ -174,7 +191,7 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     try:
         if metadata.get("hypernoise.kind") == "head":
-            raise ValueError("is a HyperNoise head, which holds no LoRA: load it as a noise hypernetwork of any kind")
+            raise ValueError("is a HyperNoise head, which holds no LoRA: load it with load_hypernetwork")
         _check_weights(weights)
         if "hypernoise.format" in metadata:
             info = _info(metadata)
@@ -266,6 +283,7 @@ def _info(metadata: dict[str, str]) -> AdapterInfo:
             last_layer=fields.pop("last_layer"),
             layers=int(fields.pop("layers")) if "layers" in fields else None,
             coarsen=int(fields.pop("coarsen", "1")),
+            iterations=int(fields.pop("iterations", "1")),
             training=fields,
         )
     except (KeyError, ValueError) as error:
@@ -274,6 +292,7 @@ def _info(metadata: dict[str, str]) -> AdapterInfo:
         info.kind not in KINDS
         or info.rank < 1
         or info.coarsen < 1
+        or info.iterations < 1
         or not (math.isfinite(info.alpha) and info.alpha > 0)
     ):
         raise ValueError(f"has a damaged HyperNoise header (kind {info.kind!r}, rank {info.rank}, alpha {info.alpha})")

@@ -85,6 +85,8 @@ class Adapter(ABC):
     """What holds the trained weights."""
     training: dict[str, str]
     """What the file says of its training."""
+    iterations: int = 1
+    """Readings that it is trained for: how often it is to be applied. You may apply it less or more often."""
 
     @classmethod
     @abstractmethod
@@ -194,7 +196,7 @@ def coarse(x: Tensor, k: int) -> Tensor:
     if x.shape[-2] % k or x.shape[-1] % k:
         raise SettingError(
             "{coarsen} is {}, and latents of {}x{} cells cannot be coarsened by that: choose a size in pixels that "
-            "gives a multiple of {} cells along each side, or a hypernetwork without",
+            "gives a multiple of {} cells along each side, or a hypernetwork that is not coarse",
             k,
             x.shape[-1],
             x.shape[-2],

@@ -17,6 +17,7 @@ from .critic import Critic
 
 if TYPE_CHECKING:
     from ..generators.base import Generator
+    from ..training.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class Modulation:
     @property
     def asks_critic(self) -> bool:
         return self.candidates > 1 or self.refine > 0
+
+    @classmethod
+    def trained_for(cls, config: TrainingConfig) -> Modulation:
+        """How a training run's hypernetwork is meant to be used: with all of its readings."""
+        return cls(iterations=config.iterations, between_steps=config.between_steps)
 
     def check(self, generator: Generator, adapter: Adapter | None, steps: int) -> None:
         """

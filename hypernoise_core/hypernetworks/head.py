@@ -113,8 +113,8 @@ class HeadHypernetwork(NoiseHypernetwork):
     def following(self, x0: Tensor, strength: float = 1.0) -> First:
         if self.coarsen != 1:
             raise SettingError(
-                "{free_reading} is set, and this head reads noise coarsened by {}, which the sampler's own call is not "
-                "of: leave it out",
+                "{free_reading} is set, but this head reads noise coarsened by {}, while the sampler's own call "
+                "reads all of it: leave it out",
                 self.coarsen,
             )
 

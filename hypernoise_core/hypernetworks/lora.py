@@ -146,15 +146,19 @@ class LoraHypernetwork(DenoiserLora, NoiseHypernetwork):
 
     @classmethod
     def from_config(cls, generator: Generator, config: TrainingConfig) -> Self:
-        return cls(generator, config.rank, config.alpha, config.last_layer, coarsen=config.coarsen)
+        lora = cls(generator, config.rank, config.alpha, config.last_layer, coarsen=config.coarsen)
+        lora.iterations = config.iterations
+        return lora
 
     @classmethod
     def _from_file(cls, generator: Generator, info: AdapterInfo, ranks: dict[str, int], last_layer: str) -> Self:
-        return cls(generator, info.rank, info.alpha, last_layer or None, ranks, info.coarsen)
+        lora = cls(generator, info.rank, info.alpha, last_layer or None, ranks, info.coarsen)
+        lora.iterations = info.iterations
+        return lora
 
     def exported(self, **training) -> tuple[dict[str, Tensor], AdapterInfo]:
         weights, info = super().exported(**training)
-        return weights, replace(info, coarsen=self.coarsen)
+        return weights, replace(info, coarsen=self.coarsen, iterations=self.iterations)
 
     def residual(self, x: Tensor, conditioning: TensorBatch, remaining: int | Tensor = 1) -> Tensor:
         return self.generator.first_call(self.network, x, conditioning)

@@ -141,7 +141,7 @@ def _load_own(name: str) -> Reward:
         reward_class = getattr(importlib.import_module(module_name.removesuffix(".py")), class_name)
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise ValueError(
-            f"reward {name!r} does not load ({error}): it is module:Class, importable from here"
+            f"reward {name!r} does not load ({error}): give module:Class of a module that Python can import here"
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))

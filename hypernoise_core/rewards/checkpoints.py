@@ -38,12 +38,12 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
         raise ValueError(Message("reward {!r} is not in {weights}, {}: {} into it", name, where, download))
     if weights and not _is_hub_id(str(weights)):
         raise ValueError(
-            Message("reward {!r}: there is no {}: {} and name its folder by {weights}", name, weights, download)
+            Message("reward {!r}: there is no {}: {} and pass its folder with {weights}", name, weights, download)
         )
     try:
         return Path(hf_hub_download(str(weights or hub), file))
     except HUB_ERRORS as error:
-        told = "reward {!r} cannot be fetched from {}: {} and name its folder by {weights}"
+        told = "reward {!r} cannot be fetched from {}: {} and pass its folder with {weights}"
         raise ValueError(Message(told, name, weights or hub, download)) from error
 
 
@@ -61,7 +61,7 @@ def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
                 return str(candidate)
         raise ValueError(Message("reward {!r} is not in {weights}, {}: {} in there", name, where, download))
     if weights and not _is_hub_id(str(weights)):
-        told = "reward {!r}: there is no folder {}: {} and name what that lies in by {weights}"
+        told = "reward {!r}: there is no folder {}: {}, and pass the folder that holds this one with {weights}"
         raise ValueError(Message(told, name, weights, download))
     return str(weights or hub)
 

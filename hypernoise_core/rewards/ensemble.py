@@ -49,7 +49,8 @@ class RewardEnsemble(Reward):
         for reward in held_out:
             if reward.name in names:
                 raise SettingError(
-                    "{held_out}: reward {!r} is named twice, and one that is trained on cannot be held out", reward.name
+                    "{held_out}: reward {!r} is named twice: you cannot hold out a reward that you train on",
+                    reward.name,
                 )
             names.append(reward.name)
         if not any(weight for _, weight in rewards):

@@ -27,7 +27,7 @@ FIXED = {
     "critics": "the critic's weights have another shape",
     "critic_width": "the critic's weights have another shape",
     "critic_depth": "the critic's weights have another shape",
-    "distill": "its first steps followed another file",
+    "distill_sha256": "its first steps followed another file",
     "distill_steps": "its first steps followed a file for another time",
     "rank": "its weights have another shape",
     "alpha": "every weight would count differently at once",
@@ -99,7 +99,7 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
         if key in FIXED
     ]:
         raise SettingError(
-            "cannot go on with other settings ({}): take back the change, or start anew", joined("; ", refused)
+            "you cannot resume with these changes ({}): undo them, or start a new run", joined("; ", refused)
         )
     weights = state.part("weights")
     copy_(trainer.parameters, [weights[name] for name in trainer.adapter.named_parameters()])
@@ -119,17 +119,19 @@ def load_trainer_state(trainer: Trainer, state: TrainerState) -> list[Message]:
     trainer.diagnosed, trainer.validated = values["diagnosed"], values["validated"]
     if not keys & {"patience", "diversity_floor"}:
         trainer.stop_reason = values["stop_reason"]
-    if trainer.validation and values["validation"] and not keys & {"rewards", "held_out", "validation_prompts"}:
+    if trainer.validation and values["validation"] and not keys & MEASURED_WITH:
         trainer.validation.progress = Progress(**values["validation"])
     trainer.reward.normalization.load_state_dict(values["normalization"])
     told = trainer.teacher.load_state(state.part("teacher")) if state.part("teacher") else []
-    return told + [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, NOTES.get(key, "")) for key, old, new in changes]
+    notes = NOTES | dict.fromkeys(MEASURED_WITH if trainer.validation else (), " (validation begins anew)")
+    return told + [Message(f"{{{key}}}: {{}} -> {{}}{{}}", old, new, notes.get(key, "")) for key, old, new in changes]
 
+
+MEASURED_WITH = {"rewards", "held_out", "validation_prompts", "iterations", "steps", "between_steps", "height", "width"}
+"""Settings that decide what validation measures: scores with different ones are not compared."""
 
 NOTES = {
     "prompts": " (a new pass begins)",
-    "rewards": " (validation begins anew)",
-    "validation_prompts": " (validation begins anew)",
     "max_steps": " (the learning rate's decay moves with it)",
     "ema_decay": " (an average that is not in the checkpoint begins at its weights)",
 }
@@ -143,6 +145,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     return {
         **asdict(trainer.config),
         "generator": generator.name,
+        "distill_sha256": trainer.distill_sha256[:12] or "none",
         "denoiser_sha256": fingerprint(generator.denoiser),
         "dtype": str(generator.denoiser.dtype).removeprefix("torch."),
         "prompts": f"{sum(trainer.prompts.sizes)} prompts, {trainer.prompts.sha256[:12]}",

@@ -14,6 +14,7 @@ from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
 from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
+from ..hypernetworks.adapter_file import content_sha256
 from ..hypernetworks.critic import Critic
 from ..hypernetworks.head import HeadHypernetwork
 from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SCORED, SHARED_NOISE, derive_seed
@@ -111,6 +112,7 @@ class Trainer:
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
             with about("distill"):
                 self._model = load_hypernetwork(generator, config.distill) if config.distill else None
+                self.distill_sha256 = content_sha256(config.distill) if config.distill else ""
             self.teacher = self._make_teacher()
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
@@ -494,7 +496,7 @@ def _check_kind(config: TrainingConfig, generator: Generator) -> None:
     width, height = (side or generator.default_size for side in (config.width, config.height))
     if width % (multiple := config.coarsen * generator.size_multiple) or height % multiple:
         raise SettingError(
-            "{coarsen} is {}, and pictures are {}x{}: for {} that takes sides that are multiples of {} pixels",
+            "{coarsen} is {}, and pictures are {}x{}: {} then needs sides that are multiples of {} pixels",
             config.coarsen,
             width,
             height,

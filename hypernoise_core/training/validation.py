@@ -9,7 +9,7 @@ from torch import Tensor
 from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
 from ..hypernetworks import Adapter
-from ..noise import added_noise
+from ..hypernetworks.drawing import Modulation, draw
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from ..settings import Message
@@ -35,7 +35,7 @@ class Progress:
 
 
 class Validation:
-    """Measures an adapter on `prompts`, with the same seeds every time.
+    """Measures an adapter on `prompts`, with the same seeds every time and with the readings that it is trained for.
 
     `validation/score` says how good an adapter is: the average gain of the held-out rewards over the base, in units of
     the base's standard deviation between images. Without held-out rewards it is the gain of the training reward.
@@ -106,11 +106,7 @@ class Validation:
         conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
         own = [FIRST_SEED + i for i in seeds]
         x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in own])
-        if adapter is None:
-            between = added_noise(config.between_steps, x0, x0)
-            images = generator.generate(x0, conditioning, config.steps, own, between=between)
-        else:
-            images = adapter.generate(x0, conditioning, config.steps, own, between_steps=config.between_steps)
+        images = draw(generator, adapter, x0, conditioning, config.steps, own, Modulation.trained_for(config))[1]
         total = self._reward.combine(self._reward.scores(images, text))
         return images, {"reward": total, **self._reward.scores(images, text, self._names())}
 

@@ -69,7 +69,7 @@ class FittedHead(FittedHyperNoise):
         if len(received) != 1 or len(received[0]) != len(call.noise):
             raise ValueError(
                 f"model: it calls its denoiser {len(received)} times for one reading, and a head reads one whole call: "
-                "connect Modulate Noise before the node that patches the model so"
+                "connect Modulate Noise before the node that patches the model this way"
             )
         return Reading(denoised, picture_grid(denoiser, received[0], *call.noise.shape[-2:]))
 
@@ -83,5 +83,5 @@ def _whole_picture(call: FirstCall) -> dict:
             return cond
     raise ValueError(
         "conditioning: every prompt is for an area, a mask or later steps, and a head reads the first call for the "
-        "whole picture: add a prompt without any by Conditioning (Combine)"
+        "whole picture: add a prompt for the whole picture with Conditioning (Combine)"
     )

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hypernoise_core.files import replacing
+from hypernoise_core.noise import added_noise
 from hypernoise_core.training import (
     Checkpoint,
     Checkpoints,
@@ -168,7 +169,7 @@ class TrainingRun:
         curves = state.values.get("curves", {})
         self.curves = {name: list(curves.get(name, [])) for name in CURVES}
         self.notes = [
-            f"went on from step {self.trainer.step}",
+            f"resumed from step {self.trainer.step}",
             *(f"changed: {change.called(called)}" for change in changes),
         ]
         self._saved = self._position()
@@ -231,12 +232,13 @@ class _Preview:
         return stacked(rows, titles[: len(rows)])
 
     def _make(self, x0: Tensor) -> tuple[Tensor, float]:
-        """One at a time, to use little memory."""
-        steps = self._trainer.config.steps
-        parts = [
-            self._generator.generate(x0[i : i + 1], self._conditioning.rows([i]), steps, seed=[PREVIEW_SEED + i])
-            for i in range(len(x0))
-        ]
+        """From the noise `x0`, moved or not. One at a time, to use little memory."""
+        config, parts = self._trainer.config, []
+        between = added_noise(config.between_steps, self._x0, x0)
+        for i in range(len(x0)):
+            kept = None if between is None else between[i : i + 1]
+            c, seed = self._conditioning.rows([i]), [PREVIEW_SEED + i]
+            parts.append(self._generator.generate(x0[i : i + 1], c, config.steps, seed, between=kept))
         images = torch.cat(parts)
         total = self._trainer.reward.combine(self._trainer.reward.scores(images, self._text))
         return images.movedim(1, -1).cpu(), total.mean().item()

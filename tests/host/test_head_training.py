@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from host.core_models import POOLED, tiny_flux, tiny_sd, tiny_sdxl
 from host.graphs import Graph, custom_sampling, output
@@ -100,8 +101,24 @@ def test_a_head_goes_on_after_it_was_cut_short(comfy):
     """What was trained before there were kinds is a LoRA: tests/host/test_training.py leaves all of this out."""
     run_training(comfy, "head", steps=2, **HEAD)
     shown = run_training(comfy, "head", steps=3, resume=True, **HEAD)["text"][0]
-    assert "went on from step 2" in shown
+    assert "resumed from step 2" in shown
     assert len(curves(comfy, "head_00001_")["reward"]) == 3
+
+
+def test_the_noise_between_steps_can_be_kept_in_training(comfy):
+    """A workflow from before there was a choice draws fresh noise."""
+    ways = {"old": {}, "fresh": {"between_steps": "fresh"}, "kept": {"between_steps": "keep-moved"}}
+    rewards, headers, previews = {}, {}, {}
+    for name, way in ways.items():
+        run = f"between-{name}_00001_"
+        run_training(comfy, f"between-{name}", steps=2, denoiser_steps=2, **HEAD, **way)
+        rewards[name] = curves(comfy, run)["reward"]
+        headers[name] = read_head(adapter(comfy, run))[1].training.get("between_steps")
+        preview = Image.open(comfy.folder / "output" / "hypernoise_training" / run / "preview.png")
+        previews[name] = preview.crop((0, preview.height // 4, preview.width, preview.height // 2)).tobytes()
+    assert rewards["old"] == rewards["fresh"] != rewards["kept"]
+    assert headers == {"old": None, "fresh": None, "kept": "keep-moved"}
+    assert previews["old"] == previews["fresh"] != previews["kept"]  # the base's own images
 
 
 def test_a_head_is_saved_again(comfy):

@@ -125,7 +125,7 @@ def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)
     steps = len(cut) + 3
     shown = run_training(comfy, "cut", resume=True, steps=steps, lr=5e-4)["text"][0]
-    assert f"went on from step {len(cut)}" in shown
+    assert f"resumed from step {len(cut)}" in shown
     assert f"changed: steps: 100000 -> {steps}" in shown
     assert "changed: lr: 0.001 -> 0.0005" in shown
     curve = curves(comfy, "cut_00001_")["loss"]

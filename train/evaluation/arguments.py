@@ -41,17 +41,17 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     embedded model, none (base alone) for others."""
     steps: str = "1"
     """Denoiser calls per image, such as 1 or 1,2,4."""
-    between_steps: BetweenSteps = "fresh"
-    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do; keep, the
-    starting noise as it was drawn; keep-moved, as the adapter moved it."""
+    between_steps: BetweenSteps | None = None
+    """What is added between steps, for samplers that add noise there: fresh noise as the pipelines do (the default);
+    keep, the starting noise as it was drawn; keep-moved, as the adapter moved it."""
     free_reading: bool = False
     """With two or more steps: the first step's own denoiser call is the one reading of a head, and the noise that it
     moved is kept from there. No extra call at all."""
     strength: float = 1.0
     """Strength of a noise hypernetwork."""
-    iterations: int = 1
+    iterations: int | None = None
     """How many times a noise hypernetwork moves the noise. Each time starts from the moved noise and costs one denoiser
-    call."""
+    call. Default: 1."""
     save_dir: str | None = None
     """Output folder. embedded: for evaluation.json; without it nothing is written. Others: for images, scores,
     report.md and report.json; default outputs/evaluate-<benchmark>."""
@@ -119,8 +119,8 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         """How noise is moved."""
         return Modulation(
             strength=self.strength,
-            iterations=self.iterations,
-            between_steps=self.between_steps,
+            iterations=self.iterations or 1,
+            between_steps=self.between_steps or "fresh",
             free_reading=self.free_reading,
         )
 

@@ -106,7 +106,9 @@ def chosen(items: Sequence[Item], categories: Sequence[str], limit: int | None) 
     """
     known = list(dict.fromkeys(item.category for item in items))
     if unknown := [name for name in categories if name not in known]:
-        raise ValueError(f"--categories names {unknown[0]!r}, which no prompt is of: choose from {', '.join(known)}")
+        raise ValueError(
+            f"--categories names {unknown[0]!r}, which is no category here: choose from {', '.join(known)}"
+        )
     taken: dict[str, int] = dict.fromkeys(known, 0)
     kept = []
     for item in items:

@@ -44,8 +44,8 @@ def check(benchmark: DpgBench, vqa: str) -> None:
     if lacking := [item.key for item in benchmark.items if not item.data["questions"]]:
         raise ValueError(
             f"there are no questions for {len(lacking)} prompts, such as {lacking[0]}: put "
-            f"{URLS[QUESTIONS]}{QUESTIONS} into the folder of --prompts_dir, or leave scoring to DPG-Bench's own code "
-            "by --score false"
+            f"{URLS[QUESTIONS]}{QUESTIONS} into the folder of --prompts_dir, or let DPG-Bench's own code score them, "
+            "with --score false"
         )
     check_source(vqa, "blip", "vqa")
 

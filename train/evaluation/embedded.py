@@ -12,6 +12,7 @@ from hypernoise_core.hypernetworks import Adapter, load_adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.settings import about
 
+from ..trained_for import tell_training
 from .arguments import EvaluateArguments
 
 
@@ -61,6 +62,7 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
     generator, reward = load_generator("embedded"), load_reward("embedded")
     with about("adapter"):
         adapter = load_adapter(generator, args.adapter_source)
+    tell_training(args.adapter_source, adapter, args, max(args.step_counts))
     todo, reports = cases(args.n), {}
     for steps in args.step_counts:
         args.modulation.check(generator, adapter, steps)
@@ -74,6 +76,11 @@ def evaluate_embedded(args: EvaluateArguments) -> None:
         with replacing(Path(args.save_dir) / "evaluation.json") as temporary:
             temporary.write_text(
                 json.dumps(
-                    {"adapter": args.adapter_source, "between_steps": args.between_steps, "steps": reports}, indent=1
+                    {
+                        "adapter": args.adapter_source,
+                        "between_steps": args.modulation.between_steps,
+                        "steps": reports,
+                    },
+                    indent=1,
                 )
             )

@@ -41,6 +41,6 @@ def find_published(name: str, folder: str | None, downloads: Path) -> Path:
                 temporary.write_bytes(answer.read())
         except OSError as error:
             raise ValueError(
-                f"{name} cannot be downloaded ({error}): get {url} and give the folder that it is in by --prompts_dir"
+                f"{name} cannot be downloaded ({error}): download {url} and pass its folder with --prompts_dir"
             ) from error
     return path

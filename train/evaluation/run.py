@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from hypernoise_core.training import processes
 
 from ..generate import make_pictures
 from ..launch import join_processes, leave_processes
+from ..trained_for import tell_training
 from . import dpg_bench, geneval, t2i_compbench
 from .arguments import EvaluateArguments
 from .benchmark import Benchmark, JudgeSpec, chosen
@@ -147,14 +149,17 @@ def _first_process_first(work: Callable[[], list]) -> list:
 
 def _methods(args: EvaluateArguments) -> list[Method]:
     """Base and adapter, at every number of steps."""
-    methods = []
+    methods, kind = [], ""
+    if source := args.adapter_source:
+        with about("adapter"):
+            found = read_kind(source)
+            _, info = (read_head if found == HEAD else read_adapter)(source)  # refuses what is not there, or not whole
+        kind = "finetuned" if found == "finetune" else "hypernoise"
+        if processes.rank() == 0:
+            tell_training(source, info, args, max(args.step_counts))
     for steps in args.step_counts:
         methods.append(Method(f"base-{steps}", steps))
-        if source := args.adapter_source:
-            with about("adapter"):
-                found = read_kind(source)
-                (read_head if found == HEAD else read_adapter)(source)  # refuses what is not there, or not whole
-            kind = "finetuned" if found == "finetune" else "hypernoise"
+        if kind:
             methods.append(Method(f"{kind}-{steps}", steps, f"base-{steps}"))
     return methods
 
@@ -242,21 +247,11 @@ def _settings(args: EvaluateArguments) -> dict:
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
-    names = (
-        "benchmark",
-        "model",
-        "variant",
-        "pipeline",
-        "dtype",
-        "seed",
-        "height",
-        "width",
-        "between_steps",
-        "free_reading",
-    )
+    names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width")
     own = {name: getattr(args, name) for name in names}
-    modulation = {name: getattr(args, name) if adapter else None for name in OF_ADAPTER[1:]}
-    return own | {"samples": samples, "adapter": adapter, **modulation}
+    how = asdict(args.modulation)
+    how |= {name: None for name in OF_ADAPTER if name in how and not adapter}
+    return own | {"samples": samples, "adapter": adapter, **how}
 
 
 def _prompts_sha256(args: EvaluateArguments) -> str | None:
