@@ -171,7 +171,6 @@ class HyperNoiseModulateModel(io.ComfyNode):
                 HyperNoiseType.Input("hypernoise", tooltip="From Load HyperNoise LoRA."),
                 strength_input(),
                 iterations_input(),
-                candidates_input(),
                 io.Boolean.Input(
                     "free_reading",
                     default=False,
@@ -179,6 +178,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
                     tooltip="Use the sampler's own first step as the last reading, which then costs nothing. This "
                     "needs a head, 2 or more steps, and a sampler that adds no noise, such as euler.",
                 ),
+                candidates_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -189,7 +189,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, hypernoise, strength, iterations=1, candidates=1, free_reading=False) -> io.NodeOutput:
+    def execute(cls, model, hypernoise, strength, iterations=1, free_reading=False, candidates=1) -> io.NodeOutput:
         modulation = Modulation(hypernoise, strength, iterations, candidates, free_reading)
         if modulation.changes_nothing:
             return io.NodeOutput(model)

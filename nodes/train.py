@@ -263,6 +263,34 @@ def _hypernetwork_inputs() -> list[io.Input]:
             tooltip="The most readings that it is trained for. You may use fewer later. Each reading costs one "
             "denoiser call.",
         ),
+        io.Int.Input(
+            "head_width",
+            default=256,
+            min=16,
+            max=4096,
+            step=16,
+            advanced=True,
+            optional=True,
+            tooltip="Width of the head's layers. A wider head is slower and can learn more.",
+        ),
+        io.Int.Input(
+            "head_depth",
+            default=2,
+            min=1,
+            max=64,
+            advanced=True,
+            optional=True,
+            tooltip="Number of layers of the head.",
+        ),
+        io.Combo.Input(
+            "between_steps",
+            options=["fresh", "keep", "keep-moved"],
+            default="fresh",
+            advanced=True,
+            optional=True,
+            tooltip="Noise added between steps in training, if denoiser_steps is above 1. fresh: new noise, as lcm "
+            "adds it. keep: the starting noise as drawn. keep-moved: the starting noise as the hypernetwork moved it.",
+        ),
         io.Combo.Input(
             "teacher",
             options=["critic", "gradient"],
@@ -291,34 +319,6 @@ def _hypernetwork_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Share of each batch that is decoded and scored, for a critic. 0.25 saves three quarters of the "
             "VAE's and the reward's time.",
-        ),
-        io.Int.Input(
-            "head_width",
-            default=256,
-            min=16,
-            max=4096,
-            step=16,
-            advanced=True,
-            optional=True,
-            tooltip="Width of the head's layers. A wider head is slower and can learn more.",
-        ),
-        io.Int.Input(
-            "head_depth",
-            default=2,
-            min=1,
-            max=64,
-            advanced=True,
-            optional=True,
-            tooltip="Number of layers of the head.",
-        ),
-        io.Combo.Input(
-            "between_steps",
-            options=["fresh", "keep", "keep-moved"],
-            default="fresh",
-            advanced=True,
-            optional=True,
-            tooltip="Noise added between steps in training, if denoiser_steps is above 1. fresh: new noise, as lcm "
-            "adds it. keep: the starting noise as drawn. keep-moved: the starting noise as the hypernetwork moved it.",
         ),
     ]
 
