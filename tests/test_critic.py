@@ -130,7 +130,7 @@ def test_drawing_chooses_moves_and_refines_in_that_order(generator, known, promp
 
 @pytest.mark.parametrize("asked", [{"candidates": 2}, {"refine": 1}])
 def test_a_hypernetwork_without_a_critic_is_refused(generator, head, asked):
-    with pytest.raises(ValueError, match="saved without one: train a head with teacher critic"):
+    with pytest.raises(ValueError, match="saved without a critic, which candidates and refine ask"):
         Modulation(**asked).check(generator, head, 1)
 
 

@@ -9,8 +9,16 @@ from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.reading import Reading
 from hypernoise_core.rewards.redness import Redness
-from hypernoise_core.training import StepDone, StepSkipped, WarmStart, load_trainer_state, trainer_state
+from hypernoise_core.training import (
+    StepDone,
+    StepSkipped,
+    Validated,
+    WarmStart,
+    load_trainer_state,
+    trainer_state,
+)
 from hypernoise_core.training.replay import Replay
+from hypernoise_core.training.validation import agreement
 
 SMALL = dict(
     hypernetwork="head",
@@ -245,6 +253,29 @@ def test_what_is_saved_knows_the_rewards_scale(generator, prompts, tmp_path):
     assert isinstance(critic, Critic)
     assert critic.network.mean == pytest.approx(scores.mean().item(), abs=1e-6)
     assert critic.network.std == pytest.approx(scores.std(unbiased=False).item(), abs=1e-6)
+
+
+def test_validation_tells_how_far_a_critic_is_to_be_believed(generator, prompts):
+    trainer = Trainer(
+        generator,
+        RewardEnsemble([(Redness(), 1.0)]),
+        prompts,
+        TrainingConfig(**{**SMALL, "validate_every": 1, "max_steps": 1, "critic_warm_up": 4}),
+        validation_prompts=prompts[:2],
+    )
+    (told,) = (event.metrics for event in trainer.events() if isinstance(event, Validated))
+    assert -1 <= told["validation/critic_correlation"] <= 1
+    assert math.isfinite(told["validation/critic_bias"])
+    assert "validation/expected" not in told
+
+
+def test_agreement_is_within_a_prompt():
+    """Prompts that differ say nothing; what differs among the images of one prompt does."""
+    reward = torch.tensor([0.0, 1, 2, 3, 10, 11, 12, 13])
+    expected = torch.tensor([13.0, 12, 11, 10, 3, 2, 1, 0])
+    assert agreement(expected, reward)["validation/critic_correlation"] == pytest.approx(-1)
+    assert agreement(2 * reward + 5, reward)["validation/critic_correlation"] == pytest.approx(1)
+    assert agreement(reward + 5, reward)["validation/critic_bias"] == pytest.approx(5)
 
 
 def rows(first, count):

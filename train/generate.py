@@ -24,6 +24,7 @@ from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, NoiseHypernetwork
+from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.prompt_sets import read_prompts
@@ -69,6 +70,14 @@ class GenerateArguments(ModelArguments, RewardArguments):
     iterations: int | None = None
     """How many times the adapter moves the noise. Each time starts from the moved noise and costs one denoiser call.
     Default: 1."""
+    candidates: int = 1
+    """Starting noises per image, of which the head's critic chooses the most promising one before anything is drawn.
+    Each costs a denoiser call. For a head that was trained with a critic."""
+    refine: int = 0
+    """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
+    backward pass, but no decoder and no reward. 3 to 5 suit."""
+    report: bool = False
+    """Write what the head's critic expects every image to score, base and adapter, to scores.json, under expected."""
     seed: int = 0
     """Seed of the first image of each prompt. The following images use the following seeds."""
     n: int = 4
@@ -102,9 +111,10 @@ class GenerateArguments(ModelArguments, RewardArguments):
         super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give either --prompt TEXT or --prompts FILE")
-        counts = ("steps", "iterations", "n", "height", "width", "threads")
+        counts = ("steps", "iterations", "candidates", "n", "height", "width", "threads")
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
+        require(self, ("refine",), lambda v: v >= 0, "at least 0")
         check_folders(self, "save_dir")
         if self.reno and self.free_reading:
             raise ValueError(
@@ -123,6 +133,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
             iterations=self.iterations or 1,
             between_steps=self.between_steps or "fresh",
             free_reading=self.free_reading,
+            candidates=self.candidates,
+            refine=self.refine,
         )
 
     @property
@@ -200,8 +212,10 @@ def make_candidates(
     conditioning: TensorBatch,
     prompt: str,
     reward: RewardEnsemble | None,
+    critic: Critic | None = None,
 ) -> Candidates:
     """Images of one prompt from consecutive seeds, with noise moved by `adapter`; with `best_of`, ranked by `reward`.
+    Their scores are the reward's, and what `critic` expects.
 
     This does not use `best_of_n`, because scores.json lists all candidates.
     """
@@ -209,9 +223,12 @@ def make_candidates(
     how = (args.height, args.width, args.steps, args.modulation)
     starts, images = make_pictures(generator, adapter, conditioning, seeds, *how)
     made = Candidates(seeds, starts, images, {})
+    if critic is not None:
+        rows = [critic.score(start[None].to(generator.device), conditioning).cpu() for start in starts]
+        made = replace(made, scores={"expected": torch.cat(rows)})
     if reward is None:
         return made
-    made = replace(made, scores=score_images(reward, made.images.movedim(1, -1), prompt, args.device))
+    made = replace(made, scores=made.scores | score_images(reward, made.images.movedim(1, -1), prompt, args.device))
     return made.at(ranking(made.scores[reward.name])) if args.best_of else made
 
 
@@ -265,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator.noise(1, args.height, args.width)  # refuses a size that does not fit before anything is written
     for adapter in adapters.values():
         args.modulation.check(generator, adapter, args.steps)
+    critic = _critic(args, adapters.get("hypernoise"))
 
     folder = Path(args.save_dir)
     shown: dict[str, list] = {name: [] for name in adapters}
@@ -272,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for index, prompt in enumerate(tqdm(prompts, desc="prompts")):
         conditioning = generator.encode([prompt])
         for name, adapter in adapters.items():
-            made = make_candidates(args, generator, adapter, conditioning, prompt, reward)
+            made = make_candidates(args, generator, adapter, conditioning, prompt, reward, critic)
             order = torch.arange(len(made.seeds))
             kept, others = made.at(order[: args.n]), made.at(order[args.n :])
             if args.reno:
@@ -282,7 +300,22 @@ def main(argv: Sequence[str] | None = None) -> None:
                     image.save(temporary, "PNG")
                 shown[name].append(image)
             scores.setdefault(f"{index:04d}", {})[name] = kept.rows() + others.rows()
-    _write_summary(folder, prompts, args.n, shown, scores if reward else None)
+    _write_summary(folder, prompts, args.n, shown, scores if reward or critic else None)
+
+
+def _critic(args: GenerateArguments, adapter: NoiseHypernetwork | None) -> Critic | None:
+    """What --report asks.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not args.report:
+        return None
+    if adapter is None or adapter.critic is None:
+        raise ValueError(
+            "--report asks a critic, and the adapter was saved without one: train a head with --teacher critic"
+        )
+    return adapter.critic
 
 
 def _write_summary(folder: Path, prompts: list[str], n: int, shown: dict[str, list], scores: dict | None) -> None:

@@ -72,6 +72,9 @@ CURVES = {
     "clipped": "share of clipped reward gradients",
     "grad_norm": "gradient norm",
     "noise_std": "standard deviation of moved noise",
+    "critic/loss": "critic: mean squared error (standardised)",
+    "critic/bias": "critic: expected less scored",
+    "validation/critic_correlation": "critic: correlation with the reward within a prompt",
     "validation/score": "validation: gain over the base (standard deviations)",
     "validation/diversity": "validation: diversity",
 }

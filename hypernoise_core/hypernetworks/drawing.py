@@ -103,8 +103,8 @@ def critic_of(adapter: NoiseHypernetwork) -> Critic:
     """
     if adapter.critic is None:
         raise SettingError(
-            "{candidates} and {refine} ask a critic, and this hypernetwork was saved without one: train a head with "
-            "{teacher} critic"
+            "this hypernetwork was saved without a critic, which {candidates} and {refine} ask: leave them out, or "
+            "train a head with {teacher} critic"
         )
     return adapter.critic
 

@@ -21,7 +21,9 @@ class StepDone:
     `metrics` are means over its images, in float32: `loss`, `reward` (weighted), `kl` (nats for `sum`),
     `reward/<name>`, `grad_norm`, `lr`. For a noise hypernetwork also `clipped` (share of samples) and `alignment`
     (cosine between residual and reward gradient: how much of the search it has learnt). At the first step and every
-    `diagnostics_every` steps also `held_out/<name>`.
+    `diagnostics_every` steps also `held_out/<name>`. By a critic also `critic/loss` (mean squared error of standardised
+    scores) and `critic/bias` (what it expected of the images less what they scored). Rewards are means over the images
+    that were scored.
     """
 
     step: int

@@ -113,6 +113,7 @@ class Trainer:
             with about("distill"):
                 self._model = load_hypernetwork(generator, config.distill) if config.distill else None
                 self.distill_sha256 = content_sha256(config.distill) if config.distill else ""
+            self._critic: Critic | None = None
             self.teacher = self._make_teacher()
         if config.compile:
             for denoiser in (generator.denoiser, self.adapter.network):
@@ -178,8 +179,9 @@ class Trainer:
     def _make_teacher(self) -> Teacher:
         if self.config.teacher == "critic":
             teacher = CriticTeacher(self.generator, self.reward, self.config)
+            self._critic = Critic(teacher.network, self.generator.read)
             if isinstance(self.adapter, HeadHypernetwork):
-                self.adapter.critic = Critic(teacher.network, self.generator.read)  # saved in its file
+                self.adapter.critic = self._critic  # saved in its file
             return teacher
         trains_itself = not isinstance(self.adapter, NoiseHypernetwork)
         denoiser = self.adapter.network if trains_itself else None
@@ -246,7 +248,7 @@ class Trainer:
         assert self.validation is not None
         with self.averaged() as adapter:
             # One process's numbers for all, so that all take the same decisions.
-            metrics, best = processes.gather(self.validation.measure(adapter))[0]
+            metrics, best = processes.gather(self.validation.measure(adapter, self._critic))[0]
         self.stop_reason = self.validation.note(self.step, metrics)
         self.validated = self.step
         return Validated(self.step, metrics, best)

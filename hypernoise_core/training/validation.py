@@ -9,6 +9,7 @@ from torch import Tensor
 from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
 from ..hypernetworks import Adapter
+from ..hypernetworks.critic import Critic
 from ..hypernetworks.drawing import Modulation, draw
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
@@ -48,12 +49,16 @@ class Validation:
         self._text = EncodedPrompts(reward.encode_text, prompts, generator.device)
         self.progress = Progress()
 
-    def measure(self, adapter: Adapter) -> tuple[dict[str, float], bool]:
-        """Metrics, and whether the score is the best so far. The first call also measures the base."""
+    def measure(self, adapter: Adapter, critic: Critic | None = None) -> tuple[dict[str, float], bool]:
+        """Metrics, and whether the score is the best so far. The first call also measures the base.
+
+        Of a critic: `validation/critic_bias` (what it expects less what the reward says, on average) and
+        `validation/critic_correlation` of the two among the images of one prompt.
+        """
         progress = self.progress
         if not progress.base:
             progress.base = self._means(None)
-        means = self._means(adapter)
+        means = self._means(adapter, critic)
         names = [f"validation/{name}" for name in self._reward.held_out] or ["validation/reward"]
         gains = [(means[name] - progress.base[name]) / max(progress.base[f"{name}/std"], 1e-6) for name in names]
         metrics = {name: value for name, value in means.items() if not name.endswith("/std")}
@@ -84,31 +89,46 @@ class Validation:
         return None
 
     @torch.no_grad()
-    def _means(self, adapter: Adapter | None) -> dict[str, float]:
+    def _means(self, adapter: Adapter | None, critic: Critic | None = None) -> dict[str, float]:
         rows = [i for i in range(self._count) for _ in range(SEEDS)]
         scores: dict[str, list[Tensor]] = {}
         diversities = []
         size = max(1, (self._config.micro_batch_size or self._config.batch_size) // SEEDS) * SEEDS
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            images, own = self._batch(adapter, part, range(start, start + len(part)))
+            images, own = self._batch(adapter, part, range(start, start + len(part)), critic)
             for name, values in own.items():
                 scores.setdefault(f"validation/{name}", []).append(values)
             diversities += [pixel_diversity(group) for group in images.split(SEEDS)]
         result = {"validation/diversity": sum(diversities) / len(diversities)}
-        for name, parts in scores.items():
-            values = torch.cat(parts).float()
+        whole = {name: torch.cat(parts).float() for name, parts in scores.items()}
+        if (expected := whole.pop("validation/expected", None)) is not None:
+            result |= agreement(expected, whole["validation/reward"])
+        for name, values in whole.items():
             result |= {name: values.mean().item(), f"{name}/std": values.std().item()}
         return result
 
-    def _batch(self, adapter: Adapter | None, rows: list[int], seeds: range) -> tuple[Tensor, dict[str, Tensor]]:
+    def _batch(
+        self, adapter: Adapter | None, rows: list[int], seeds: range, critic: Critic | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         config, generator = self._config, self._generator
         conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
         own = [FIRST_SEED + i for i in seeds]
         x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in own])
-        images = draw(generator, adapter, x0, conditioning, config.steps, own, Modulation.trained_for(config))[1]
+        start, images = draw(generator, adapter, x0, conditioning, config.steps, own, Modulation.trained_for(config))
         total = self._reward.combine(self._reward.scores(images, text))
-        return images, {"reward": total, **self._reward.scores(images, text, self._names())}
+        expected = {} if critic is None else {"expected": critic.score(start, conditioning)}
+        return images, {"reward": total, **expected, **self._reward.scores(images, text, self._names())}
 
     def _names(self) -> list[str]:
         return [*self._reward.rewards, *self._reward.held_out]
+
+
+def agreement(expected: Tensor, reward: Tensor) -> dict[str, float]:
+    """How well a critic's [N] fit the reward's [N], where each `SEEDS` of them are of one prompt."""
+    centred = [values.view(-1, SEEDS) - values.view(-1, SEEDS).mean(1, keepdim=True) for values in (expected, reward)]
+    correlation = torch.cosine_similarity(centred[0].flatten(), centred[1].flatten(), dim=0)
+    return {
+        "validation/critic_bias": (expected - reward).mean().item(),
+        "validation/critic_correlation": correlation.item(),
+    }

@@ -52,6 +52,12 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     iterations: int | None = None
     """How many times a noise hypernetwork moves the noise. Each time starts from the moved noise and costs one denoiser
     call. Default: 1."""
+    candidates: int = 1
+    """Starting noises per image, of which the head's critic chooses the most promising one before anything is drawn.
+    Each costs a denoiser call. For a head that was trained with a critic."""
+    refine: int = 0
+    """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
+    backward pass, but no decoder and no reward. 3 to 5 suit."""
     save_dir: str | None = None
     """Output folder. embedded: for evaluation.json; without it nothing is written. Others: for images, scores,
     report.md and report.json; default outputs/evaluate-<benchmark>."""
@@ -102,9 +108,10 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         super().__post_init__()
         if not all(part.strip().isdigit() and int(part) > 0 for part in self.steps.split(",")):
             raise ValueError(f"--steps is {self.steps!r}: give numbers above 0 with commas between, such as 1,2,4")
-        counts = ("iterations", "limit", "samples", "height", "width", "threads")
+        counts = ("iterations", "candidates", "limit", "samples", "height", "width", "threads")
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
+        require(self, ("refine",), lambda v: v >= 0, "at least 0")
         check_folders(self, "save_dir")
         if self.benchmark == "embedded":
             cases(self.n)
@@ -122,6 +129,8 @@ class EvaluateArguments(ModelArguments, RewardArguments):
             iterations=self.iterations or 1,
             between_steps=self.between_steps or "fresh",
             free_reading=self.free_reading,
+            candidates=self.candidates,
+            refine=self.refine,
         )
 
     @property
