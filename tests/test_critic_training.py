@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from toy_world import ToyGenerator
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.critic import Critic
@@ -34,6 +35,12 @@ SMALL = dict(
     temperature=0.05,
     diagnostics_every=0,
 )
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """A toy: `make demo` and the benchmark train on the embedded one."""
+    return ToyGenerator()
 
 
 class InNumpy(Reward):
