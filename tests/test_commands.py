@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomized
+from conftest import randomized, randomized_head
 from PIL import Image
+from toy_world import ToyGenerator
 
-from hypernoise_core import LoraHypernetwork, reno
+from hypernoise_core import HeadHypernetwork, LoraHypernetwork, reno
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
@@ -36,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_steps_leave_everything(folder, generator):
+def test_two_steps_leave_everything(folder, toy_model):
     train_command.main([*QUICK, "--save_dir=run"])
     run = folder / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -47,10 +49,10 @@ def test_two_steps_leave_everything(folder, generator):
     assert list((run / "tensorboard").iterdir())
     for picture in ("curves.png", "samples/step-000001.png", "samples/last.png"):
         assert Image.open(run / picture).width > 500
-    adapter = LoraHypernetwork.load(generator, run / "hypernoise.safetensors")
+    adapter = LoraHypernetwork.load(toy_model, run / "hypernoise.safetensors")
     assert adapter.training["steps_trained"] == "2"
     assert not [p for p in run.rglob("*") if p.name.startswith(".")]
-    assert "base_model: embedded" in (run / "README.md").read_text()
+    assert "base_model: toy" in (run / "README.md").read_text()
 
 
 def test_a_printed_configuration_repeats_the_run(folder, toy_model, capsys):
@@ -187,7 +189,15 @@ def test_evaluate_scores_a_pair(folder, toy_model, capsys):
 
 
 def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, monkeypatch, capsys):
-    """With small batches, and in processes that have their imports already."""
+    """With small batches, on the toy model with adapters of its own as if shipped, and in processes that have their
+    imports already."""
+    shipped = {str(HYPERNOISE_FILE): LoraHypernetwork(ToyGenerator(), rank=4, alpha=8)}
+    shipped[str(HEAD_FILE)] = HeadHypernetwork.new(ToyGenerator(), width=32, depth=1)
+    for file, f in shipped.items():
+        (randomized if file == str(HYPERNOISE_FILE) else randomized_head)(f).save(folder / Path(file).name)
+    rows = {name: (Path(own).name if own in shipped else own, count) for name, (own, count) in demo.ROWS.items()}
+    monkeypatch.setattr(demo, "ROWS", rows)
+    monkeypatch.setattr(demo, "load_generator", lambda name: ToyGenerator())
     for name in demo.RUNS.values():
         recipe = (demo.RECIPES / f"{name}.yaml").read_text()
         assert "\nbatch_size: " in recipe
