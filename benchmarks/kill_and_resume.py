@@ -34,6 +34,10 @@ RUN = [
 KINDS = {
     "lora": ["--lora_rank=4", "--warm_start_pictures=4"],
     "head": ["--hypernetwork=head", "--head_width=32", "--head_depth=1", "--iterations=3"],
+    "critic": [
+        *("--hypernetwork=head", "--head_width=32", "--head_depth=1", "--teacher=critic", "--critic_width=32"),
+        *("--critic_depth=1", "--critic_warm_up=4", "--replay=16", "--score_share=0.5"),
+    ],
 }
 PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 

@@ -17,11 +17,15 @@ KINDS = {
     "lora": dict(rank=4, alpha=8, warm_start_pictures=4),
     "head": dict(hypernetwork="head", head_width=32, head_depth=1, iterations=3, ema_decay=0.9),
 }
+CRITIC = dict(
+    hypernetwork="head", head_width=32, head_depth=1, teacher="critic", critic_width=32, critic_depth=1,
+    critic_warm_up=8, replay=32, score_share=0.5, optimizer="adamw", lr=1e-3, iterations=2,
+)  # fmt: skip
 PROMPTS = ["a photo of a square", "two crosses", "a red triangle", "a blue cross", "three squares"]
 
 
 def make(generator, kind, **changes) -> Trainer:
-    config = TrainingConfig(**{**SETTINGS, **KINDS[kind], **changes})
+    config = TrainingConfig(**{**SETTINGS, **(KINDS | {"critic": CRITIC})[kind], **changes})
     return Trainer(generator, RewardEnsemble([(Redness(), 1.0)]), PROMPTS, config)
 
 
@@ -66,10 +70,23 @@ def leave(folder: Path, rank: int, generator, kind: str) -> None:
     torch.save({"metrics": metrics, "weights": weights}, folder / f"resumed-{rank}.pt")
 
 
+def leave_critic(folder: Path, rank: int, generator) -> None:
+    """Train by a critic, each process on its share of the scores, and leave both networks."""
+    folder.mkdir(exist_ok=True)
+    trainer = make(generator, "critic")
+    list(trainer.events())
+    told = load_trainer_state(make(generator, "critic"), trainer_state(trainer))
+    own = [p.detach() for p in (*trainer.parameters, *trainer.teacher.network.state_dict().values())]
+    torch.save(
+        {"weights": own, "added": trainer.teacher.replay.added, "told": list(map(str, told))}, folder / f"{rank}.pt"
+    )
+
+
 def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     generator = load_generator("embedded")
     for kind in KINDS:
         leave(folder / kind, rank, generator, kind)
+    leave_critic(folder / "critic", rank, generator)
     dist.destroy_process_group()

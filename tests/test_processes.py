@@ -44,6 +44,14 @@ def test_both_processes_hold_the_same_and_resume_bit_for_bit(left_behind, kind):
         assert torch.equal(a, c)
 
 
+def test_processes_learn_one_critic_of_their_shares_of_the_scores(left_behind):
+    first, second = (left_behind[f"critic/{rank}"] for rank in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
+    assert min(first["added"], second["added"]) > 0
+    assert first["added"] + second["added"] == (8 + 3 * 2 * 4) * 0.5  # warm-up, three steps of two batches of four
+    assert first["told"] == ["replay is not in the checkpoint: critic_warm_up, 8 images, is made again first"]
+
+
 @pytest.mark.parametrize("sharding", ["FSDP", "DEEPSPEED"])
 def test_a_launcher_that_splits_the_model_is_refused(sharding, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{sharding}", "true")
