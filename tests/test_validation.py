@@ -84,7 +84,7 @@ def measured(trainer, monkeypatch, rows):
     """Lets validation find these (score, diversity) one after the other."""
     found = iter(rows)
 
-    def measure(adapter):
+    def measure(adapter, critic=None):
         score, spread = next(found)
         trainer.validation.progress.base = {"validation/diversity": 1.0}
         metrics = {"validation/score": score, "validation/diversity": spread}
