@@ -184,6 +184,27 @@ def _head_steps(results: Results) -> tuple[str, bool]:
     return told, all(difference.low > 0 for difference in found.values())
 
 
+def _critic(readings: int, goal: float) -> Check:
+    def check(results: Results) -> tuple[str, bool]:
+        name = read("critic", readings)
+        detector, own = results.number(name, "detector"), [r["detector"] for r in results.named(name)]
+        if len(own) < 3:
+            raise _Missing
+        share = results.number(name, "diversity", "pixels") / results.number("base-1", "diversity", "pixels")
+        seeds = ", ".join(f"{score:.3f}" for score in own)
+        return f"{detector:.3f}; by training seed {seeds}; diversity {share:.2f} of the base's", (
+            detector >= goal and share >= 0.95
+        )
+
+    return check
+
+
+def _critic_steps(results: Results) -> tuple[str, bool]:
+    found = {s: results.difference(f"critic-steps-{s}-keep-moved", f"base-{s}-keep") for s in (4, 8)}
+    told = "; ".join(f"{s} steps {difference}" for s, difference in found.items())
+    return told, all(difference.mean >= 0.08 for difference in found.values())
+
+
 CHECKS: list[tuple[str, Check]] = [
     ("HyperNoise at 1 step: at least +0.12 over the base, n ≥ 900, three training seeds, intervals above 0", _one_step),
     (
@@ -211,6 +232,10 @@ CHECKS: list[tuple[str, Check]] = [
     ("a head at five readings: at least 0.76", _head(5, 0.76)),
     ("the shipped head at five readings: 0.83 is the goal", _head_five_goal),
     ("heads at 1, 3 and 5 readings: diversity within 15 % of the base's, noise std 1 ± 0.02", _head_noise),
+    ("a head by the critic at one reading: 0.70 is the goal, diversity within 5 % of the base's", _critic(1, 0.70)),
+    ("the same at three readings: 0.76 is the goal", _critic(3, 0.76)),
+    ("the same at five readings: 0.80 is the goal", _critic(5, 0.80)),
+    ("a critic taught at four steps, noise kept: +0.08 over the base at four and eight is the goal", _critic_steps),
     ("the shipped head with the noise kept: above the base, interval above 0", _head_steps),
 ]
 """Target and check."""

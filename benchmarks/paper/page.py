@@ -8,7 +8,7 @@ import torch
 
 from hypernoise_core.files import replacing
 
-from . import head_tables, tables
+from . import critic_tables, head_tables, tables
 from .plan import (
     ABLATION_SHARE,
     HARD_QUANTILE,
@@ -75,6 +75,24 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "Which training suits which sampling? LoRAs trained at several steps, with "
         f"{ABLATION_SHARE:.0%} of the recipe's budget each, {PER_TRAINED_STEPS} images a prompt, one seed:",
         head_tables.trained_table(results),
+        "## The critic (ours)",
+        "A critic reads what a head reads and learns the reward from scores alone. The hypernetwork then follows the "
+        "critic's gradient through one denoiser call. The rows *by the critic* use "
+        "`train/recipes/embedded-critic.yaml`: the settings of the head by the gradient, and 4,096 images before the "
+        "first step. *Detector's yes or no*: `embedded-verdict.yaml`, on training prompts; no gradient exists.",
+        critic_tables.teachers_table(results),
+        "What training took. On this generator, whose decoder and reward are tiny, a critic costs more than it saves; "
+        "docs/models.md counts full-size models.",
+        critic_tables.costs_table(results),
+        "### Asking the critic before a picture is drawn",
+        "*Best of N by the critic*: N noises are read, and the most promising one is used. *Refined*: gradient ascent "
+        "on the critic's lower bound from plain noise, the best iterate kept. Neither runs the reward. The critic is "
+        "that of the first training seed.",
+        critic_tables.asked_table(results),
+        picture("calibration"),
+        "### Trained from images of several steps",
+        "The critic reads the first call and learns the score of the finished image. One seed.",
+        critic_tables.steps_table(results),
         "### How much of the search f has learnt",
         "ReNO's reward rises with every iteration. The detector's score rises only at first; after that, ReNO improves "
         "the reward and spoils the image. Shares are relative to ReNO-50, which the paper uses, and to ReNO's best.",

@@ -117,7 +117,7 @@ def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Ro
         *ablation_rows(sizes, scale, seed),
         *further_rows(sizes, scale, seed),
     ]
-    return [*rows, timing_row(sizes, rewriter)]
+    return [*rows, timing_row(sizes, rewriter), critic_timing_row(sizes)]
 
 
 def hypernoise(seed: int) -> str:
@@ -237,6 +237,8 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
         f"{first}-1x3-refined-3": Spec(adapter=first, iterations=3, refine=3),
     }
     rows.append(measuring(f"{first}-both", sizes, specs, 90, needs))
+    settings = {"of": first, "readings": [0, 3], **sizes.cases(PER_TRAINED_STEPS)}
+    rows.append(Row(f"{first}-calibrated", "calibrated", settings, needs, 60))
     several = [f"--steps={CRITIC_STEPS}", "--between_steps=keep-moved", "--iterations=3"]
     rows.append(Row("critic-steps", "trained", by_recipe(scale, seed, "embedded-critic", arguments=several), (), 700))
     specs = {
@@ -423,3 +425,16 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
     settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
     return Row("timing", "timed", settings, (f, "finetune", "finetune-matched"), 80, alone=True)
+
+
+def critic_timing_row(sizes: Sizes) -> Row:
+    """Of what asks a critic."""
+    first = critic(0)
+    specs = {"base": Spec()}
+    specs |= {f"{first}-of-{n}": Spec(adapter=first, iterations=0, candidates=n) for n in CRITIC_CANDIDATES}
+    specs |= {f"{first}-refined-{n}": Spec(adapter=first, iterations=0, refine=n) for n in CRITIC_REFINE}
+    specs |= {f"{first}-of-{n}-1x3": Spec(adapter=first, iterations=3, candidates=n) for n in (2, 4)}
+    specs[f"{first}-1x3-refined-3"] = Spec(adapter=first, iterations=3, refine=3)
+    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
+    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
+    return Row("timing-critic", "timed", settings, (first,), 40, alone=True)

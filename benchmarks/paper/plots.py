@@ -3,10 +3,24 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hypernoise_core.files import replacing
 
 from .measures import interval
-from .plan import ABLATION_SHARE, HEAD_READINGS, ITERATIONS, MAIN_RANK, RANKS, STEPS, TEMPERATURES, read
+from .plan import (
+    ABLATION_SHARE,
+    CRITIC_CANDIDATES,
+    CRITIC_REFINE,
+    HEAD_READINGS,
+    ITERATIONS,
+    MAIN_RANK,
+    RANKS,
+    STEPS,
+    TEMPERATURES,
+    critic,
+    read,
+)
 from .results import Results
 from .world import SHIPPED_HEAD
 
@@ -46,6 +60,20 @@ FRONTIER = {
         PURPLE,
         "s--",
         NEAR,
+    ),
+    "best of N by the critic": (
+        [f"{critic(0)}-of-{n}" for n in CRITIC_CANDIDATES],
+        [str(n) for n in CRITIC_CANDIDATES],
+        GREEN,
+        "s-",
+        NEAR,
+    ),
+    "refined by the critic": (
+        [f"{critic(0)}-refined-{n}" for n in CRITIC_REFINE],
+        [str(n) for n in CRITIC_REFINE],
+        GREEN,
+        "^-",
+        (-10, -12),
     ),
     "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--", NEAR),
     "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--", NEAR),
@@ -275,6 +303,32 @@ def _smooth(x: Sequence[float], y: Sequence[float], most: int = 60) -> tuple[lis
     return [x[i + size // 2] for i in parts], [sum(y[i : i + size]) / size for i in parts]
 
 
+def calibration(figure, results: Results) -> bool:
+    """What a critic expected beside what the reward said, of noises as they are drawn and after readings."""
+    row = results.found.get(f"{critic(0)}-calibrated")
+    if row is None:
+        return False
+    axes = figure.subplots(1, len(row["pairs"]), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (readings, own) in zip(axes, row["pairs"].items(), strict=True):
+        expected, scored = np.array(own["expected"]), np.array(own["scored"])
+        overall, within = correlations(expected, scored, row["per"])
+        axis.scatter(expected, scored, s=5, alpha=0.35, color=GREEN, linewidths=0)
+        ends = [min(expected.min(), scored.min()), max(expected.max(), scored.max())]
+        axis.plot(ends, ends, color=GREY, linewidth=1)
+        title = "noise as drawn" if readings == "0" else f"after {readings} readings"
+        axis.set_title(f"{title}: correlation {overall:.2f}, within a prompt {within:.2f}", fontsize=10)
+        axis.set_xlabel("expected by the critic")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("reward of the image")
+    return True
+
+
+def correlations(expected: np.ndarray, scored: np.ndarray, per: int) -> tuple[float, float]:
+    """Of all, and after the mean of each prompt (`per` in a row) is taken off."""
+    centred = [(v.reshape(-1, per) - v.reshape(-1, per).mean(1, keepdims=True)).ravel() for v in (expected, scored)]
+    return float(np.corrcoef(expected, scored)[0, 1]), float(np.corrcoef(*centred)[0, 1])
+
+
 PLOTS: dict[str, tuple[tuple[float, float], Callable[..., bool]]] = {
     "frontier": ((9.5, 6), frontier),
     "steps": ((7, 4.5), steps),
@@ -282,5 +336,6 @@ PLOTS: dict[str, tuple[tuple[float, float], Callable[..., bool]]] = {
     "kl": ((11, 4.2), kl),
     "ablations": ((11, 4.2), ablations),
     "training": ((12, 3.6), training),
+    "calibration": ((9.5, 4.2), calibration),
 }
 """Name to (inches, what draws it)."""

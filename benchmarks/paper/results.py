@@ -115,10 +115,10 @@ class Results:
         return {name: record for row in self.found.values() for name, record in row.get("records", {}).items()}
 
     def named(self, name: str) -> list[Record]:
-        """The records behind a name of the tables: `hypernoise-<steps>` or `head-<steps>`, with `x<iterations>` behind
-        it or not, means all training seeds that were measured so."""
+        """The records behind a name of the tables: `<what>-<steps>` of what has training seeds, with `x<iterations>`
+        behind it or not, means all of them that were measured so."""
         names, records = [name], self.records
-        if found := re.fullmatch(r"(hypernoise|head)-(\d+(?:x\d+)?)", name):
+        if found := re.fullmatch(r"(hypernoise|head|critic|lora-critic)-(\d+(?:x\d+)?)", name):
             names = [f"{found[1]}-{seed}-{found[2]}" for seed in SEEDS]
         return [records[own] for own in names if own in records]
 
@@ -143,12 +143,14 @@ class Results:
 
     def ratio(self, name: str) -> float | None:
         """Seconds a picture over the base's, measured side by side."""
-        timed = self.found.get("timing", {}).get("timing", {}).get("rows", {})
-        return timed.get(timing_name(name), {}).get("ratio")
+        return self._timed(name).get("ratio")
 
     def seconds(self, name: str) -> float | None:
-        timed = self.found.get("timing", {}).get("timing", {}).get("rows", {})
-        return timed.get(timing_name(name), {}).get("seconds_per_image")
+        return self._timed(name).get("seconds_per_image")
+
+    def _timed(self, name: str) -> dict:
+        rows = [row["timing"]["rows"] for row in self.found.values() if row["kind"] == "timed"]
+        return next((own[timing_name(name)] for own in rows if timing_name(name) in own), {})
 
 
 def timing_name(name: str) -> str:
@@ -158,6 +160,8 @@ def timing_name(name: str) -> str:
         return "hypernoise-1"
     if found := re.fullmatch(r"(hypernoise|head)-\d+-(\d+(?:x\d+)?)", name):
         return f"{found[1]}-{found[2]}"
+    if found := re.fullmatch(r"critic(?:-\d+)?-(\d+(?:x\d+)?)", name):  # costs what any head does
+        return f"head-{found[1]}"
     if found := re.fullmatch(r"shipped-head-(\d+(?:x\d+)?)", name):
         return f"head-{found[1]}"
     if name.startswith("finetune"):

@@ -90,6 +90,25 @@ def kl_over_training(world: World, name: str, settings: dict, results: Results) 
     return {"points": points}
 
 
+@torch.no_grad()
+def calibrated(world: World, name: str, settings: dict, results: Results) -> dict:
+    """What a critic expects of noises as they are drawn, and after `readings`, beside what their images score."""
+    f, pairs = world.adapter(settings["of"]), {}
+    if f.critic is None:
+        raise ValueError(f"{settings['of']} has no critic")
+    for readings in settings["readings"]:
+        expected, scored = [], []
+        todo = chosen_cases(settings["n"], settings["per"])
+        for i in range(0, len(todo), 30):
+            batch = world.batch(todo[i : i + 30])
+            x = f.modulate(batch.x0, batch.conditioning, iterations=readings)
+            expected += f.critic.score(x, batch.conditioning).tolist()
+            images = world.generator.generate(x, batch.conditioning)
+            scored += world.reward.score(images, batch.text).tolist()
+        pairs[str(readings)] = {"expected": expected, "scored": scored}
+    return {"pairs": pairs, "per": settings["per"]}
+
+
 def transferred(world: World, name: str, settings: dict, results: Results) -> dict:
     """A changed generator by itself, and with an adapter that was trained for the shipped one."""
     todo, per = chosen_cases(settings["n"], settings["per"]), settings["per"]
@@ -314,6 +333,7 @@ KINDS: dict[str, RowFunction] = {
         stopped,
         along,
         kl_over_training,
+        calibrated,
         generator_changed,
         transferred,
         on_another_reward,
