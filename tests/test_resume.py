@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import randomized
 from safetensors.torch import load_file, save_file
+from toy_world import ToyGenerator
 
 from hypernoise_core import LoraHypernetwork, RewardEnsemble, Trainer, TrainingConfig
-from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
 from hypernoise_core.hypernetworks.adapter_file import read_adapter, write_peft_folder
 from hypernoise_core.hypernetworks.lora_clone import lora_parameters
@@ -43,6 +43,22 @@ def mix():
     return mix_of(held_in())
 
 
+@pytest.fixture(scope="module")
+def generator():
+    """A toy: what is saved is the trainer's. tests/test_processes.py and test_kill.py resume on the embedded one."""
+    return ToyGenerator()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(generator, tmp_path_factory):
+    """The working folder, with the LoRA that heads follow."""
+    folder = tmp_path_factory.mktemp("resume")
+    randomized(LoraHypernetwork(generator, rank=4, alpha=8)).save(folder / DISTILLED["distill"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
 def make(generator, reward, prompts, **changes):
     return Trainer(
         generator, reward, prompts, TrainingConfig(**{**SMALL, **changes}), validation_prompts=prompts.texts[:1]
@@ -63,7 +79,7 @@ EVENTFUL = dict(accumulation_steps=2, ema_decay=0.9, diagnostics_every=3, valida
 """Three steps, one diagnosis, one validation."""
 
 HEAD = dict(hypernetwork="head", head_width=32, head_depth=1, iterations=3)
-DISTILLED = dict(distill=str(HYPERNOISE_FILE), distill_steps=1)
+DISTILLED = dict(distill="lora.safetensors", distill_steps=1)
 KINDS = {"lora": EVENTFUL | dict(warm_start_pictures=4), "head": EVENTFUL | HEAD | DISTILLED}
 """A LoRA has two events of warm start before all that; a head's first step follows a LoRA."""
 
@@ -209,7 +225,7 @@ def test_what_is_built_into_a_head_cannot_change(generator, redness, mix, change
 def test_a_distilled_file_may_lie_elsewhere_but_not_become_another(generator, redness, mix, tmp_path):
     """Compared by content, for files and for PEFT folders."""
     here, there, folder = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "peft"
-    shutil.copy(HYPERNOISE_FILE, here)
+    shutil.copy(DISTILLED["distill"], here)
     write_peft_folder(folder, *read_adapter(here))
 
     def run(file):
