@@ -120,7 +120,7 @@ class Comfy:
 
     def wait(self, prompt_id: str, seconds: float = PATIENCE) -> dict:
         """The outputs of a prompt by node."""
-        deadline = time.monotonic() + seconds
+        deadline, pause = time.monotonic() + seconds, 0.01
         while time.monotonic() < deadline:
             if entry := self.get(f"/history/{prompt_id}").get(prompt_id):
                 for kind, message in entry["status"]["messages"]:
@@ -130,7 +130,8 @@ class Comfy:
                         raise ComfyError("interrupted", message["node_type"])
                 return entry["outputs"]
             assert self.process.poll() is None, self.log.read_text()[-3000:]
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(0.5, 1.2 * pause)  # each question takes the server's time from what it is asked about
         raise TimeoutError(self.log.read_text()[-3000:])
 
     def run(self, prompt: dict) -> dict:
