@@ -6,6 +6,7 @@ drawn outline of each shape names them. It takes the place of the object detecto
 """
 
 import colorsys
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,18 +54,25 @@ def _hue(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (hue / 6) % 1.0, (low < DARKEST) & (chroma > CHROMA)
 
 
-def _name_patch(mask: np.ndarray, color: str) -> Thing | None:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    x, y = (left + right) / 2, (top + bottom) / 2
-    radius = max(bottom - top, right - left) / 2
+def _name_patch(labels: np.ndarray, label: int, box: tuple[slice, slice], color: str) -> Thing | None:
+    """The thing whose pixels have this label, all of them in `box`."""
+    rows, columns = box
+    x, y = (columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2
+    radius = max(rows.stop - rows.start, columns.stop - columns.start) / 2
+    window = _within(y, radius), _within(x, radius)
+    mask = labels[window] == label
     best_iou, best = MIN_IOU, None
     for shape in SHAPES:
-        outline = coverage(shape, x, y, radius) > 0.5
+        outline = coverage(shape, x, y, radius, window) > 0.5
         iou = (mask & outline).sum() / (mask | outline).sum()
         if iou > best_iou:
             best_iou, best = iou, Thing(shape, color, x, y, radius)
     return best
+
+
+def _within(center: float, radius: float) -> slice:
+    """Every pixel along a side that a thing can cover."""
+    return slice(max(0, math.floor(center - radius)), min(SIZE, math.ceil(center + radius)))
 
 
 def detect(picture: np.ndarray) -> Detection:
@@ -76,11 +84,15 @@ def detect(picture: np.ndarray) -> Detection:
     nearest = np.minimum(distance, 1 - distance).argmin(-1)
     things, unknown = [], 0
     for index, color in enumerate(_NAMES):
-        labels, _ = ndimage.label(colored & (nearest == index))
-        for label, area in enumerate(np.bincount(labels.ravel())[1:], start=1):
-            if area < MIN_AREA:
+        mine = colored & (nearest == index)
+        if np.count_nonzero(mine) < MIN_AREA:
+            continue
+        labels, _ = ndimage.label(mine)
+        areas = np.bincount(labels.ravel())
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            if areas[label] < MIN_AREA:
                 continue
-            thing = _name_patch(labels == label, color)
+            thing = _name_patch(labels, label, box, color)
             if thing:
                 things.append(thing)
             else:

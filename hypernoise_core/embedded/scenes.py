@@ -66,9 +66,13 @@ class Scene:
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + 0.5
 
 
-def coverage(shape: str, x: float, y: float, radius: float) -> np.ndarray:
-    """How much of each pixel a shape covers: [64, 64] in [0, 1], edges antialiased over one pixel."""
-    dx, dy = _X - x, _Y - y
+WHOLE = (slice(None), slice(None))
+
+
+def coverage(shape: str, x: float, y: float, radius: float, window: tuple[slice, slice] = WHOLE) -> np.ndarray:
+    """How much of each pixel a shape covers: [64, 64] (or the `window` of rows and columns of it) in [0, 1], edges
+    antialiased over one pixel."""
+    dx, dy = _X[window] - x, _Y[window] - y
     if shape == "square":
         distance = np.maximum(abs(dx), abs(dy)) - radius
     elif shape == "cross":
