@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -31,6 +32,17 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
         ValueError: one line that names the argument and says what to do.
     """
     argv = _bare_flags(arguments, list(sys.argv[1:] if argv is None else argv))
+    try:
+        namespace = _parser(arguments, prog, description, recipe).parse_args(argv)
+    except Exception as error:  # jsonargparse raises several kinds of errors, its own and YAML's
+        raise ValueError(_explained(_one_line(error), arguments, argv, recipe)) from error
+    values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
+    return arguments(**values)
+
+
+@cache
+def _parser(arguments: type, prog: str, description: str, recipe: str | None) -> ArgumentParser:
+    """Kept: reading the docstrings takes longer than a line."""
     parser = ArgumentParser(
         prog=prog,
         description=description,
@@ -40,12 +52,7 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the arguments below.")
     parser.add_class_arguments(arguments, None, as_group=False)
-    try:
-        namespace = parser.parse_args(argv)
-    except Exception as error:  # jsonargparse raises several kinds of errors, its own and YAML's
-        raise ValueError(_explained(_one_line(error), arguments, argv, recipe)) from error
-    values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
-    return arguments(**values)
+    return parser
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: Sequence[str] | None = None) -> int:
