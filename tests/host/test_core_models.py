@@ -83,7 +83,7 @@ def test_noise_and_model_agree_and_the_base_stays_bit_equal_without_patching(pla
             g.ProbeSave(latent=samples, model=model)
         return saved(plain_comfy, plain_comfy.run(g.nodes))
 
-    rounds = [run(seed) for seed in [3, 4] * 5]
+    rounds = [run(seed) for seed in [3, 4] * 2]
     for number, ((base, _), (by_noise, _), (by_model, _), (still, _), _) in enumerate(rounds):
         first = rounds[number % 2]
         assert torch.equal(base, first[0][0])
@@ -92,7 +92,7 @@ def test_noise_and_model_agree_and_the_base_stays_bit_equal_without_patching(pla
         assert torch.equal(base, still)
         assert not torch.allclose(base, by_noise, atol=1e-3)
     states = [state for r in rounds for _, state in r]
-    assert len({state["file"] for state in states}) == 50
+    assert len({state["file"] for state in states}) == 20
     assert {state["weight patches"] for state in states} == {states[0]["weight patches"]}
     assert all(state["patched forwards"] == state["backups"] == 0 for state in states)
 

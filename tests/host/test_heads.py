@@ -89,7 +89,7 @@ def test_noise_and_model_agree_nothing_moves_without_strength_or_iterations_and_
             g.ProbeSave(latent=latents, model=model)
         return saved(plain_comfy, plain_comfy.run(g.nodes))
 
-    rounds = [run(seed) for seed in [3, 4] * 3]
+    rounds = [run(seed) for seed in [3, 4] * 2]
     for number, results in enumerate(rounds):
         (base, by_noise, by_model, *still), states = zip(*results, strict=True)
         assert torch.equal(base, rounds[number % 2][0][0])
