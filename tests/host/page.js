@@ -1,11 +1,18 @@
 // Opens each template of the pack from the template browser of a running ComfyUI, runs the first to its end.
-// node page.js URL CHROMIUM OUT TEMPLATE…   writes OUT/<template>.json (the prompt that the page would post), .png, report.json
+// node page.js URL CHROMIUM OUT TEMPLATE…   writes OUT/<template>.json (the prompt that the page would post), report.json
+// HYPERNOISE_SCREENSHOTS=… also writes OUT/<template>.png and run.png, and waits until there is something to see
 const { chromium } = require('playwright-core');
 const fs = require('fs');
 
 const PACK = 'ComfyUI-HyperNoise';
 const PATIENCE = 300000; // ms; seconds are enough where the machine is not busy
 const [url, executablePath, out, ...templates] = process.argv.slice(2);
+
+async function shoot(page, name) {
+  if (!process.env.HYPERNOISE_SCREENSHOTS) return;
+  await page.waitForTimeout(2500);
+  await page.screenshot({ path: `${out}/${name}.png` });
+}
 
 async function open(page, template) {
   await page.evaluate(() => window.app.graph.clear());
@@ -17,9 +24,19 @@ async function open(page, template) {
     null,
     { timeout: PATIENCE },
   );
-  await page.waitForTimeout(1500);
   await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView'));
-  await page.waitForTimeout(1000);
+}
+
+// What `describe` says once it says the same three times in a row: nodes and their values come one after the other.
+async function settled(page) {
+  let now = null, same = 0;
+  while (same < 2) {
+    await page.waitForTimeout(200);
+    const next = await describe(page);
+    same = JSON.stringify(next) === JSON.stringify(now) ? same + 1 : 0;
+    now = next;
+  }
+  return now;
 }
 
 async function describe(page) {
@@ -37,8 +54,7 @@ async function run(page) {
     null,
     { timeout: PATIENCE },
   );
-  await page.waitForTimeout(2500);
-  await page.screenshot({ path: `${out}/run.png` });
+  await shoot(page, 'run');
   return await page.evaluate(() => {
     const node = window.app.graph.nodes.find((n) => n.type === 'ImageCompare');
     return window.app.nodeOutputs[node.id];
@@ -60,15 +76,14 @@ async function run(page) {
   await page.goto(url);
   await page.waitForFunction(() => window.app?.extensionManager && window.app?.graph, null, { timeout: PATIENCE });
   await page.evaluate(() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)); // for the slider
-  await page.waitForTimeout(3000);
   for (const template of templates) {
     await open(page, template);
-    const { prompt, missing, types } = await describe(page);
+    const { prompt, missing, types } = await settled(page);
     report.missing[template] = missing;
     if (!types.length) report.errors.push(`${template} is empty`);
     fs.writeFileSync(`${out}/${template}.json`, JSON.stringify(prompt, null, 2));
     if (template === templates[0]) report.compared = await run(page);
-    await page.screenshot({ path: `${out}/${template}.png` });
+    await shoot(page, template);
   }
   fs.writeFileSync(`${out}/report.json`, JSON.stringify(report, null, 2));
   await browser.close();

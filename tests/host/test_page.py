@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(comfy, tmp_path_factory):
-    """A folder with what the page did: report.json, a prompt and a screenshot of each template."""
+    """A folder with what the page did: report.json and a prompt of each template."""
     out = Path(os.environ.get("HYPERNOISE_SCREENSHOTS") or tmp_path_factory.mktemp("page"))
     out.mkdir(parents=True, exist_ok=True)
     script = Path(__file__).parent / "page.js"
