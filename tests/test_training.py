@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from toy_world import ToyGenerator
 
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.lora import LoraHypernetwork
@@ -103,8 +104,8 @@ def test_a_run_repeats_with_its_seed(generator, redness, prompts):
     assert first == second != other
 
 
-def test_diagnostics_come_every_k_steps(generator, redness, prompts):
-    events = list(trainer(generator, redness, prompts, max_steps=4, diagnostics_every=2).events())
+def test_diagnostics_come_every_k_steps(redness, prompts):
+    events = list(trainer(ToyGenerator(), redness, prompts, max_steps=4, diagnostics_every=2).events())
     assert [type(e) for e in events] == [StepDone, StepDone, Diagnosed, StepDone, StepDone, Diagnosed]
     assert {"kl_second_order", "lipschitz", "noise_std"} <= set(events[2].metrics)
 
