@@ -11,7 +11,7 @@ from benchmarks.step_by_kind import SMALL, StepByKindArguments, memory_of, small
 from hypernoise_core.hypernetworks.head import HeadHypernetwork
 
 
-@pytest.mark.parametrize("name", ["sana", "sd-turbo"])
+@pytest.mark.parametrize("name", ["sd-turbo", pytest.param("sana", marks=pytest.mark.slow)])
 def test_a_head_costs_less_than_a_twentieth_of_the_call_that_it_reads(name):
     with without_data():
         head = HeadHypernetwork.new(made(MODELS[name], name))
