@@ -25,7 +25,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_head_is_trained_by_its_own_recipe(folder, generator):
-    train_command.main([*SMALL, "--rewards=redness", "--save_every=1", "--save_dir=run"])
+    (folder / "p.txt").write_text("two crosses\n")
+    train_command.main([*SMALL, "--rewards=redness", "--save_every=1", "--save_dir=run", "--prompts=p.txt"])
     f = load_hypernetwork(generator, folder / "run/hypernoise.safetensors")
     assert isinstance(f, HeadHypernetwork)
     assert (f.info.shape.width, f.iterations) == (32, 5)  # five readings are the recipe's
@@ -56,12 +57,13 @@ def test_sample_grids_show_one_reading_and_all(folder, generator, redness, monke
     assert len({image.tobytes() for _, (image,) in rows}) == 3
 
 
-def test_generate_and_evaluate_take_a_head(folder, generator, head, capsys):
+def test_generate_and_evaluate_take_a_head(folder, toy_model, capsys):
+    head = randomized_head(HeadHypernetwork.new(toy_model, width=32, depth=1))
     head.save("a.safetensors")
     line = "--adapter a.safetensors --prompt crosses --n 1 --seed 6 --iterations 2 --save_dir out"
     generate.main(line.split())
     with torch.no_grad():
-        made = head.generate(generator.noise(1, seed=6), generator.encode(["crosses"]), seed=6, iterations=2)[0]
+        made = head.generate(toy_model.noise(1, seed=6), toy_model.encode(["crosses"]), seed=6, iterations=2)[0]
     with Image.open(folder / "out/hypernoise/0000-6.png") as image:
         saved = torch.tensor(list(image.tobytes())).view(64, 64, 3).permute(2, 0, 1)
     assert torch.equal(saved, (made * 255).round().byte())
