@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomized
+from conftest import randomized, randomized_head
 from PIL import Image
+from toy_world import ToyGenerator
 
-from hypernoise_core import LoraHypernetwork, reno
+from hypernoise_core import HeadHypernetwork, LoraHypernetwork, reno
+from hypernoise_core.embedded import HEAD_FILE, HYPERNOISE_FILE
 from hypernoise_core.rewards import parse_rewards, score_images
 from train import __main__ as train_command
 from train import demo, evaluate, generate
@@ -187,7 +189,15 @@ def test_evaluate_scores_a_pair(folder, toy_model, capsys):
 
 
 def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, monkeypatch, capsys):
-    """With small batches, and in processes that have their imports already."""
+    """With small batches, on the toy model with adapters of its own as if shipped, and in processes that have their
+    imports already."""
+    shipped = {str(HYPERNOISE_FILE): LoraHypernetwork(ToyGenerator(), rank=4, alpha=8)}
+    shipped[str(HEAD_FILE)] = HeadHypernetwork.new(ToyGenerator(), width=32, depth=1)
+    for file, f in shipped.items():
+        (randomized if file == str(HYPERNOISE_FILE) else randomized_head)(f).save(folder / Path(file).name)
+    rows = {name: (Path(own).name if own in shipped else own, count) for name, (own, count) in demo.ROWS.items()}
+    monkeypatch.setattr(demo, "ROWS", rows)
+    monkeypatch.setattr(demo, "load_generator", lambda name: ToyGenerator())
     for name in demo.RUNS.values():
         recipe = (demo.RECIPES / f"{name}.yaml").read_text()
         assert "\nbatch_size: " in recipe
@@ -196,7 +206,7 @@ def test_the_demo_end_to_end_at_a_fraction_of_its_length(folder, monkeypatch, ca
     monkeypatch.setattr(demo, "QUICK", {name: row | {"batch_size": 4} for name, row in demo.QUICK.items()})
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(demo.multiprocessing, "get_context", lambda method: fork)
-    demo.main(["--scale", "0.0005", "--n", "60", "--save_dir", "out"])  # two steps, no warm start
+    demo.main(["--scale", "0.02", "--n", "60", "--save_dir", "out"])
     report = json.loads((folder / "out/report.json").read_text())
     assert set(report["rows"]) == set(demo.ROWS)
     wanted = {"detector_mean", "detector_strict", "categories", "reward", "diversity", "redness", "kl", "noise_std"}
