@@ -23,7 +23,7 @@ def round_weights_(denoiser, bits):
 
 @pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_head_keeps_its_gain_on_a_rounded_base(reward, bits):
-    generator, todo = load_generator("embedded"), cases(180)
+    generator, todo = load_generator("embedded"), cases(120)
     exact = generator.denoiser.state_dict()
     before = {name: weight.clone() for name, weight in exact.items()}
     round_weights_(generator.denoiser, bits)
