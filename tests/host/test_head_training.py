@@ -49,6 +49,33 @@ MODELS = {
 RISES = "flux"
 """The one that trains until its reward is higher."""
 
+BY_GRADIENT = "fp8"
+"""The one that a critic does not teach."""
+
+IN_NUMPY = """
+import torch
+from hypernoise_core import Reward
+
+
+class InNumpy(Reward):
+    name, differentiable = "numpy", False
+
+    def score(self, images, text):
+        assert not images.requires_grad
+        r, g, b = images.cpu().numpy().mean((2, 3)).T
+        return torch.from_numpy(r - (g + b) / 2)
+"""
+
+
+def numpy_reward(comfy, g: Graph):
+    """Redness, by arithmetic that has no gradient."""
+    folder = comfy.folder / "models" / "hypernoise_rewards"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "in_numpy.py").write_text(IN_NUMPY)
+    return g.HyperNoiseLoadReward(
+        reward="in_numpy:InNumpy", weights="models/hypernoise_rewards", weight=1.0, device="auto"
+    )
+
 
 @pytest.fixture(scope="module", params=MODELS)
 def host_model(request, comfy):
@@ -74,9 +101,12 @@ def test_a_head_is_trained_and_does_the_same_in_training_and_in_sampling(comfy, 
     g, (model, clip, vae), noise, texts = prompt()
     rises = host_model.name == RISES
     length = dict(steps=8, lr=1e-2) if rises else dict(steps=2, lr=3e-2)  # two move all of a head's weights
+    by_gradient = host_model.name == BY_GRADIENT
+    teacher = {"teacher": "gradient"} if by_gradient else {"teacher": "critic", "critic_warm_up": 64 if rises else 4}
     hypernoise = train(
         g, model, clip, vae, f"head-{host_model.name}", prompts="\n".join(PROMPTS), temperature=1e-4,
-        gradient_checkpointing="all", width=SIDE, height=SIDE, **length, **HEAD,
+        gradient_checkpointing="all", width=SIDE, height=SIDE, reward=None if by_gradient else numpy_reward(comfy, g),
+        **length, **teacher, **HEAD,
     )  # fmt: skip
 
     def modulated(text, strength=1.0, iterations=3):

@@ -8,6 +8,8 @@ from host.core_models import POOLED, random_text, tiny_flux, tiny_sd, tiny_sdxl
 from host.graphs import Graph, custom_sampling, ksampler
 from host.server import ComfyError, saved
 from hypernoise_core import HeadHypernetwork
+from hypernoise_core.hypernetworks.critic import Critic
+from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 
 
 class Case:
@@ -98,6 +100,42 @@ def test_noise_and_model_agree_nothing_moves_without_strength_or_iterations_and_
         assert all(torch.equal(base, latents) for latents in still)
         assert not torch.allclose(base, by_noise, atol=1e-3)
         assert all(state["patched forwards"] == state["backups"] == 0 for state in states)
+
+
+def test_its_critic_chooses_the_noise_that_the_cores_does(plain_comfy, case):
+    """By NOISE and by MODEL alike, also where nothing is moved afterwards; a head without a critic is refused."""
+    torch.manual_seed(2)
+    case.f.critic = Critic(CriticNetwork(case.f.info.shape).requires_grad_(False), case.generator.read)
+    file = f"critic-{case.head}"
+    case.f.save(plain_comfy.folder / "models" / "hypernoise" / file)
+    g = Graph()
+    model, conditioning, latent = case.loaded(g, batch=2)
+    empty, noise = g.ProbeEmptyLatent(model=model, latent=latent), g.RandomNoise(noise_seed=9)
+    g.ProbeSave(latent=g.ProbeDraw(noise=noise, latent=empty))
+    how = dict(hypernoise=g.HyperNoiseLoraLoader(file=file), candidates=4, strength=1.0)
+    for iterations in (0, 2):
+        moved = g.HyperNoiseModulateNoise(
+            noise=noise, model=model, conditioning=conditioning, iterations=iterations, **how
+        )
+        g.ProbeSave(latent=g.ProbeDraw(noise=moved, latent=empty))
+    g.ProbeSave(latent=custom_sampling(g, model, conditioning, moved, latent))
+    by_model = g.HyperNoiseModulateModel(model=model, iterations=2, **how)
+    g.ProbeSave(latent=ksampler(g, by_model, conditioning, conditioning, latent, 9))
+    (x0, _), (chosen, _), (moved, _), (by_noise, _), (by_model, _) = saved(plain_comfy, plain_comfy.run(g.nodes))
+    text = random_text(2, case.width)
+    with torch.no_grad():
+        expected = case.f.critic.choose(x0, text, 4)
+        assert not torch.equal(expected, x0)
+        assert torch.allclose(chosen, expected, atol=1e-6)
+        assert torch.allclose(moved, case.f.modulate(expected, text, 1.0, 2), atol=1e-4)
+    assert torch.equal(by_noise, by_model)
+    g = Graph()
+    model, conditioning, latent = case.loaded(g)
+    how["hypernoise"] = g.HyperNoiseLoraLoader(file=case.head)
+    by_model = g.HyperNoiseModulateModel(model=model, iterations=2, **how)
+    g.ProbeSave(latent=ksampler(g, by_model, conditioning, conditioning, latent, 9))
+    with pytest.raises(ComfyError, match=r"candidates: 4 noises are to be chosen from, and .* has no critic"):
+        plain_comfy.run(g.nodes)
 
 
 def test_the_first_prompt_for_the_whole_picture_is_read(plain_comfy, case):

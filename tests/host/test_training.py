@@ -30,9 +30,9 @@ def redness(g: Graph):
     return g.HyperNoiseLoadReward(reward="redness", weights="models/hypernoise_rewards", weight=1.0, device="auto")
 
 
-def train(g: Graph, model, clip, vae, name, **changes):
+def train(g: Graph, model, clip, vae, name, reward=None, **changes):
     settings = SETTINGS | changes
-    return g.HyperNoiseTrain(model=model, clip=clip, vae=vae, reward=redness(g), name=name, **settings)
+    return g.HyperNoiseTrain(model=model, clip=clip, vae=vae, reward=reward or redness(g), name=name, **settings)
 
 
 def sampled(g: Graph, model, conditioning, vae, noise, batch=1, side=64):
