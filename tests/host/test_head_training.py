@@ -102,7 +102,7 @@ def test_a_head_is_trained_and_does_the_same_in_training_and_in_sampling(comfy, 
     rises = host_model.name == RISES
     length = dict(steps=8, lr=1e-2) if rises else dict(steps=2, lr=3e-2)  # two move all of a head's weights
     by_gradient = host_model.name == BY_GRADIENT
-    teacher = {"teacher": "gradient"} if by_gradient else {"teacher": "critic", "critic_warm_up": 64 if rises else 4}
+    teacher = {"teacher": "gradient"} if by_gradient else {"teacher": "critic", "critic_warm_up": 32 if rises else 4}
     hypernoise = train(
         g, model, clip, vae, f"head-{host_model.name}", prompts="\n".join(PROMPTS), temperature=1e-4,
         gradient_checkpointing="all", width=SIDE, height=SIDE, reward=None if by_gradient else numpy_reward(comfy, g),
