@@ -1,6 +1,7 @@
 """Training by a critic: from scores alone, whatever the reward is, and exactly as if nothing had interrupted it."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from toy_world import ToyGenerator
 from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.reading import Reading
+from hypernoise_core.rewards.given import GivenScores
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import (
+    ScoredNoise,
     StepDone,
     StepSkipped,
     Validated,
@@ -20,6 +23,7 @@ from hypernoise_core.training import (
 )
 from hypernoise_core.training.replay import Replay
 from hypernoise_core.training.validation import agreement
+from train.scores import read_scores
 
 SMALL = dict(
     hypernetwork="head",
@@ -235,7 +239,8 @@ def test_a_critic_that_is_interrupted_while_it_learns_is_as_before(generator, pr
         ({"teacher": "gradient", "score_share": 0.5}, "score_share is 0.5, and the gradient needs all scores"),
         ({"teacher": "reward"}, "teacher is 'reward': give gradient or critic"),
         ({"critic_width": 30}, "critic_width is 30: give a multiple of 16"),
-        ({"score_share": 0.0}, "score_share is 0.0"),
+        ({"score_share": 0.0}, "score_share is 0, so nothing would be learnt: give scores"),
+        ({"score_share": 1.5}, "score_share is 1.5: give a number from 0 to 1"),
         ({"replay_gib": 0.0}, "replay_gib is 0.0"),
         ({"critic_warm_up": -1}, "critic_warm_up is -1: give at least 0"),
     ],
@@ -260,6 +265,106 @@ def test_what_is_saved_knows_the_rewards_scale(generator, prompts, tmp_path):
     assert isinstance(critic, Critic)
     assert critic.network.mean == pytest.approx(scores.mean().item(), abs=1e-6)
     assert critic.network.std == pytest.approx(scores.std(unbiased=False).item(), abs=1e-6)
+
+
+def given_scores(generator, count):
+    """Rows whose images are scored by how red they are."""
+    reward, rows = Redness(), []
+    for i in range(count):
+        drawn = generator.noise(2, seed=i)[i % 2 :][:1]
+        with torch.no_grad():
+            score = reward.score(generator.generate(drawn, generator.encode(["a"])), None)
+        rows.append(ScoredNoise("a", i, float(score), i % 2))
+    return rows
+
+
+def test_scores_that_exist_teach_and_nothing_else_is_scored(generator, prompts):
+    ensemble = RewardEnsemble([(GivenScores(), 1.0)])
+    sizes = {"batch_size": 16, "critic_warm_up": 640, "max_steps": 12, "replay": 1024, "temperature": 1e-3, "lr": 3e-3}
+    config = TrainingConfig(**{**SMALL, **sizes, "score_share": 0.0})
+    trainer = Trainer(generator, ensemble, prompts, config, scored=given_scores(generator, 300))
+    decode, generator.decode = generator.decode, None
+    try:
+        events = list(trainer.events())
+    finally:
+        generator.decode = decode
+    assert trainer.teacher.replay.added == 300
+    assert events[39] == WarmStart(0, 640, 640, "critic")
+    last = events[-1].metrics
+    assert not any(name.startswith("reward") or name == "critic/bias" for name in last)
+    base, trained = (score_of(generator, Redness(), own, prompts) for own in (None, trainer.adapter))
+    assert trained > base + 0.01
+
+
+def test_a_run_on_given_scores_goes_on_bit_for_bit_and_not_on_others(generator, prompts):
+    def run(rows):
+        config = TrainingConfig(**{**SMALL, "critic_warm_up": 0, "score_share": 0.0})
+        return Trainer(generator, RewardEnsemble([(GivenScores(), 1.0)]), prompts, config, scored=rows)
+
+    rows = given_scores(generator, 10)
+    whole, first, second = run(rows), run(rows), run(rows[::-1])
+    told, events = [repr(event) for event in whole.events()], first.events()
+    heard = [repr(next(events)) for _ in range(2)]
+    state = trainer_state(first)
+    load_trainer_state(second, deepcopy(state))
+    assert heard + [repr(event) for event in second.events()] != told  # the order of rows is the file's
+    third = run(rows)
+    load_trainer_state(third, deepcopy(state))
+    assert heard + [repr(event) for event in third.events()] == told
+    assert equal(everything(third), everything(whole))
+    with pytest.raises(ValueError, match=r"scores is 9 rows.*: the critic has learnt from others"):
+        load_trainer_state(run(rows[:9]), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"teacher": "gradient", "score_share": 1.0}, "scores is given, which teacher gradient cannot use"),
+        ({"replay": 5}, "scores has 10 rows, replay is 5: raise it"),
+        ({"score_share": 1.0}, "no reward that could score new images"),
+    ],
+)
+def test_given_scores_that_cannot_be_used(generator, prompts, changes, match):
+    config = TrainingConfig(**{**SMALL, "score_share": 0.0, **changes})
+    reward = Redness() if "teacher" in changes else GivenScores()
+    with pytest.raises(ValueError, match=match):
+        Trainer(generator, RewardEnsemble([(reward, 1.0)]), prompts, config, scored=given_scores(generator, 10))
+
+
+GOOD = '{"prompt": "a", "seed": 1, "score": 1}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        ([GOOD, "{"], "scores.jsonl:2 is no JSON"),
+        ([GOOD, '{"prompt": "a", "seed": 1}'], "scores.jsonl:2 lacks a field"),
+        ([GOOD, "7"], "scores.jsonl:2 lacks a field"),
+        ([GOOD, '{"prompt": 3, "seed": 1, "score": 1}'], "scores.jsonl:2: the prompt is 3"),
+        ([GOOD, '{"prompt": "a", "seed": -1, "score": 1}'], "scores.jsonl:2: seed and index are -1"),
+        ([GOOD, '{"prompt": "a", "seed": 1.5, "score": 1}'], "scores.jsonl:2: seed and index are 1.5"),
+        ([GOOD, '{"prompt": "a", "seed": 1, "score": "good"}'], "scores.jsonl:2: the score is 'good'"),
+        ([GOOD, '{"prompt": "a", "seed": 1, "score": NaN}'], "scores.jsonl:2: the score is nan"),
+        ([GOOD, '{"prompt": "a", "seed": 1, "score": 0, "width": 512}'], "scores.jsonl:2 is of an image of 512x64"),
+        ([GOOD, GOOD], "has 2 rows, and no two different scores"),
+        ([], "has 0 rows"),
+    ],
+)
+def test_a_file_of_scores_is_read_line_by_line(tmp_path, lines, match):
+    file = tmp_path / "scores.jsonl"
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=match):
+        read_scores(file, 64, 64)
+    file.write_text(GOOD + '\n\n{"prompt": "b", "seed": 2, "score": -0.5, "index": 3, "width": 64}\n')
+    assert read_scores(file, 64, 64) == [ScoredNoise("a", 1, 1.0), ScoredNoise("b", 2, -0.5, 3)]
+
+
+def test_a_file_of_scores_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_scores(tmp_path / "none.jsonl", 64, 64)
+    (tmp_path / "utf16.jsonl").write_bytes(GOOD.encode("utf-16"))
+    with pytest.raises(ValueError, match="save it as UTF-8"):
+        read_scores(tmp_path / "utf16.jsonl", 64, 64)
 
 
 def test_validation_tells_how_far_a_critic_is_to_be_believed(generator, prompts):

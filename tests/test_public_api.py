@@ -96,7 +96,7 @@ TensorBatch.repeat(self, times: int) -> TensorBatch
 TensorBatch.rows(self, index: slice | Sequence[int] | Tensor) -> TensorBatch
 TensorBatch.to(self, device: device | str) -> TensorBatch
 Trainer(generator: Generator, reward: RewardEnsemble, prompts: Sequence[str] | PromptMix, config: TrainingConfig,
-    validation_prompts: Sequence[str] = (), cache: str | Path | None = None)
+    validation_prompts: Sequence[str] = (), cache: str | Path | None = None, scored: Sequence[ScoredNoise] = ())
 Trainer.averaged(self) -> Iterator[Adapter]
 Trainer.diagnose(self) -> dict[str, float]
 Trainer.events(self) -> Iterator[WarmStart | StepDone | StepSkipped | Diagnosed | Validated | EarlyStop]

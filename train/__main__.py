@@ -57,7 +57,8 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     check_device(device)
     reward = args.load_rewards().to(device)
     generator = args.load_generator(device)
-    trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir)
+    scored = args.load_scores(generator)
+    trainer = Trainer(generator, reward, prompts, config, validation_prompts, args.cache_dir, scored)
     state = start.checkpoint.load() if start.checkpoint else None
     if state:
         _say(f"resuming from {start.checkpoint.path}")

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from hypernoise_core.generators import SHORT_NAMES
+from hypernoise_core.generators import SHORT_NAMES, Generator
 from hypernoise_core.noise import BetweenSteps
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.rewards import RewardEnsemble
+from hypernoise_core.rewards.given import GivenScores
 from hypernoise_core.settings import about, require
-from hypernoise_core.training import TrainingConfig
+from hypernoise_core.training import ScoredNoise, TrainingConfig
 
 from .cli import check_folders
 from .launch import Tracker, check_installed
 from .model import ModelArguments
 from .prompts import NAMES, load_mix
 from .rewards import RewardArguments
+from .scores import read_scores
 
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""
@@ -156,9 +158,13 @@ class TrainArguments(ModelArguments, RewardArguments):
     replay_gib: float = 4.0
     """Most CPU memory that these may take, in GiB. Checkpoints hold them up to 1 GiB; otherwise a resumed run scores
     --critic_warm_up images again first."""
-    score_share: float = 1.0
+    score_share: float | None = None
     """Share of each batch's images that are drawn and scored, for a critic. 0.25 saves three quarters of decoding and
-    rewards."""
+    rewards. 0 leaves it to --scores alone. Default: 1; with --scores and without --rewards 0."""
+    scores: str | None = None
+    """Scores that exist already, for a critic to learn from before the first step: a .jsonl file with prompt, seed and
+    score in each line, such as a person's thumbs. The noises are read again. Without --rewards nothing else is
+    scored."""
     distill: str | None = None
     """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
     distill_steps: int = 0
@@ -293,16 +299,40 @@ class TrainArguments(ModelArguments, RewardArguments):
 
     def load_rewards(self) -> RewardEnsemble:
         """The weighted rewards."""
-        given = {"rewards": self.rewards} if self.rewards else {}
-        for switch, reward in SWITCHES.items():
-            if getattr(self, f"enable_{switch}"):
-                given[f"enable_{switch}"] = f"{reward}={getattr(self, f'{switch}_weighting')}"
+        given = self._given_rewards()
+        if not given and self.scores:
+            return RewardEnsemble([(GivenScores(), 1.0)])
         if not given:
             if self.model != "embedded":
                 raise ValueError("there is no reward: give --rewards NAME[=WEIGHT],…")
             given = {"rewards": "embedded"}
         with about(*given):
             return self.make_rewards(",".join(given.values()), self.held_out or "", self.reward_normalization)
+
+    def _given_rewards(self) -> dict[str, str]:
+        """Argument to what it says of rewards."""
+        given = {"rewards": self.rewards} if self.rewards else {}
+        for switch, reward in SWITCHES.items():
+            if getattr(self, f"enable_{switch}"):
+                given[f"enable_{switch}"] = f"{reward}={getattr(self, f'{switch}_weighting')}"
+        return given
+
+    @property
+    def _score_share(self) -> float:
+        if self.score_share is not None:
+            return self.score_share
+        return 0.0 if self.scores and not self._given_rewards() else 1.0
+
+    def load_scores(self, generator: Generator) -> list[ScoredNoise]:
+        """What --scores holds, for images of this run's size.
+
+        Raises:
+            ValueError: a line of it cannot be used.
+        """
+        if not self.scores:
+            return []
+        with about("scores"):
+            return read_scores(self.scores, self.width or generator.default_size, self.height or generator.default_size)
 
     def training_config(self, prompt_count: int) -> TrainingConfig:
         """The core's settings, where an epoch is `prompt_count` prompts.
@@ -328,7 +358,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             critic_warm_up=self.critic_warm_up,
             replay=self.replay,
             replay_gib=self.replay_gib,
-            score_share=self.score_share,
+            score_share=self._score_share,
             distill=self.distill,
             distill_steps=self.distill_steps,
             rank=self.lora_rank,

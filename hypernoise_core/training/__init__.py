@@ -5,6 +5,7 @@ from .checkpoint import Checkpoint, Checkpoints, find_checkpoint
 from .config import TrainingConfig
 from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
 from .memory import OutOfMemoryError
+from .scored import ScoredNoise
 from .state import TrainerState, load_trainer_state, trainer_state
 from .trainer import NonFiniteError, Trainer
 
@@ -16,6 +17,7 @@ __all__ = [
     "Event",
     "NonFiniteError",
     "OutOfMemoryError",
+    "ScoredNoise",
     "StepDone",
     "StepSkipped",
     "Trainer",

@@ -54,7 +54,7 @@ class TrainingConfig:
     replay_gib: float = 4.0
     """Most CPU memory that these may take, in GiB."""
     score_share: float = 1.0
-    """Share of each batch's images that are drawn and scored, for a critic."""
+    """Share of each batch's images that are drawn and scored, for a critic. 0 if it has other scores to learn from."""
     distill: str | None = None
     """HyperNoise file that the first `distill_steps` steps imitate, before the reward takes over."""
     distill_steps: int = 0
@@ -188,7 +188,7 @@ class TrainingConfig:
         require(self, critic, lambda v: v >= 1, "at least 1")
         require(self, ("head_width", "critic_width"), lambda v: v % 16 == 0, "a multiple of 16")
         require(self, ("critic_lr", "replay_gib"), lambda v: v > 0, "a number above 0")
-        require(self, ("score_share",), lambda v: 0 < v <= 1, "a number above 0 and at most 1")
+        require(self, ("score_share",), lambda v: 0 <= v <= 1, "a number from 0 to 1")
         require(self, ("alpha", "temperature", "lr", "grad_clip"), lambda v: v > 0, "a number above 0")
         require(self, ("reward_grad_clip",), lambda v: v > 0, "a number above 0, or null for no clipping")
         maybe = ("warmup_steps", "warm_start_pictures", "critic_warm_up", "distill_steps", "diagnostics_every")

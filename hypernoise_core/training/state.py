@@ -24,6 +24,7 @@ FIXED = {
     "head_reads": "its weights have another shape",
     "coarsen": "its weights have another shape",
     "teacher": "what it knows is learnt from the first step on",
+    "scores": "the critic has learnt from others",
     "critics": "the critic's weights have another shape",
     "critic_width": "the critic's weights have another shape",
     "critic_depth": "the critic's weights have another shape",
@@ -152,6 +153,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "validation_prompts": trainer.validation.prompts_sha256[:12] if trainer.validation else "",
         "rewards": ",".join(f"{name}={weight:g}" for name, weight in trainer.reward.weights.items()),
         "held_out": ",".join(trainer.reward.held_out),
+        "scores": f"{len(trainer.scored)} rows, {trainer.scored.sha256[:12]}" if trainer.scored else "",
     }
 
 

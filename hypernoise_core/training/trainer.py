@@ -21,6 +21,7 @@ from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SCORED, SHARED_NOIS
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
+from ..rewards.given import GivenScores
 from ..settings import Message, SettingError, about
 from . import processes, warm_start
 from .config import TrainingConfig
@@ -29,6 +30,7 @@ from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validate
 from .memory import explaining_out_of_memory
 from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
+from .scored import ScoredNoise, ScoredNoises
 from .teachers import CriticTeacher, GradientTeacher, Judged, Lesson, Teacher
 from .validation import Validation
 
@@ -63,6 +65,8 @@ class Trainer:
         config: the settings.
         validation_prompts: what `validate_every` measures.
         cache: folder that encoded prompts are kept in, instead of memory.
+        scored: noises that have scores already, for a critic to learn from before the first step. With `score_share`
+            0 nothing else is drawn or scored.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Trainer:
         config: TrainingConfig,
         validation_prompts: Sequence[str] = (),
         cache: str | Path | None = None,
+        scored: Sequence[ScoredNoise] = (),
     ):
         self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
         if config.batch_size % (processes.count() * config.pictures_per_prompt):
@@ -101,6 +106,7 @@ class Trainer:
             )
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         _check_kind(config, generator)
+        _check_scored(config, reward, scored)
         generator.check_between_steps(config.between_steps)
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
@@ -133,6 +139,10 @@ class Trainer:
         """The warm start's, until it is solved."""
         self.warm_start_done = 0
         self.validation = Validation(generator, reward, validation_prompts, config) if validation_prompts else None
+        self.scored = ScoredNoises(scored, generator, config) if scored else None
+        if self.scored is not None:
+            assert isinstance(self.teacher, CriticTeacher)
+            self.teacher.warm_up = max(config.critic_warm_up, len(self.scored))
         self._share = 1 / (config.batch_size * config.accumulation_steps)
         self._clip = PerSampleClip(config.reward_grad_clip, self._share)
         texts = self.prompts.texts
@@ -258,12 +268,24 @@ class Trainer:
         config = self.config
         with self._whole_or_undone():
             seed = self._next_seed()
-            for part in self._draw(seed):
-                self.teacher.watch(part)
+            if self.scored is None:
+                for part in self._draw(seed):
+                    self.teacher.watch(part)
+            else:
+                self._watch_scored()
             self.teacher.learn(seed)
             self.teacher.watched += config.batch_size
         total = self.teacher.watched + self.teacher.warm_up_left
         return WarmStart(self.step, min(self.teacher.watched, total), total, "critic")
+
+    def _watch_scored(self) -> None:
+        """This process's share of the next rows; once all were read, what they left in the replay is learnt again."""
+        assert isinstance(self.teacher, CriticTeacher) and self.scored is not None
+        first, size = self.teacher.watched, self.config.batch_size
+        rows = self.scored.rows[first : first + size][processes.rank() :: processes.count()]
+        micro = self.config.micro_batch_size or size
+        for i in range(0, len(rows), micro):
+            self.teacher.watch_scored(*self.scored.part(rows[i : i + micro]))
 
     def _warm_start_batch(self) -> WarmStart:
         config = self.config
@@ -394,7 +416,10 @@ class Trainer:
         return _Pass({key: value.detach().float() for key, value in sums.items()}, None, part.text)
 
     def _told(self, part: Lesson, judged: Judged, loss: Tensor, kl: Tensor, **more: Tensor) -> "_Pass":
-        sums = {"loss": loss.sum(), "reward": judged.reward.sum(), "kl": kl.sum(), **more}
+        sums = {"loss": loss.sum(), "kl": kl.sum(), **more}
+        if not self.config.score_share:
+            return _Pass({key: value.detach().to(loss) for key, value in sums.items()}, None, part.text)
+        sums["reward"] = judged.reward.sum()
         sums |= {f"reward/{name}": score.sum() for name, score in judged.scores.items()}
         sums |= {SCORES: loss.new_tensor(len(judged.rows)), WANTED: loss.new_tensor(sum(part.scored))}
         text = part.text.rows(judged.rows)
@@ -443,6 +468,8 @@ class Trainer:
     def _scored(self, seed: int) -> list[bool]:
         """Which pictures of a batch are drawn and scored: `score_share` of them, one at least."""
         config = self.config
+        if config.score_share == 0:
+            return [False] * config.batch_size
         if config.score_share == 1:
             return [True] * config.batch_size
         random = torch.Generator().manual_seed(derive_seed(seed, SCORED))
@@ -504,6 +531,23 @@ def _check_kind(config: TrainingConfig, generator: Generator) -> None:
             height,
             generator.name,
             multiple,
+        )
+
+
+def _check_scored(config: TrainingConfig, reward: RewardEnsemble, scored: Sequence[ScoredNoise]) -> None:
+    """
+    Raises:
+        SettingError: nobody would learn from these scores, or nothing would be learnt from.
+    """
+    if scored and config.teacher != "critic":
+        raise SettingError("{scores} is given, which {teacher} gradient cannot use: take {teacher} critic")
+    if not config.score_share and not scored:
+        raise SettingError("{score_share} is 0, so nothing would be learnt: give {scores}, or a share above 0")
+    nobody = any(isinstance(own, GivenScores) for own in reward.rewards.values())
+    if nobody and (config.score_share or config.warm_start_pictures or config.validate_every):
+        raise SettingError(
+            "there is no reward that could score new images, as {score_share} above 0, {warm_start_pictures} and "
+            "{validate_every} want it: leave them out, or give {rewards}"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...batch import TensorBatch
 from ...generators.base import Generator
 from ...hypernetworks.critic_network import CriticNetwork
 from ...hypernetworks.head import features_of, head_shape
@@ -58,13 +59,14 @@ class CriticTeacher(Teacher):
         )
         self.replay = Replay(config.replay // processes.count(), config.replay_gib * 2**30 / processes.count())
         self.watched = 0
-        """Pictures of the warm-up that were scored, over all processes."""
+        """Pictures of the warm-up that were learnt from, over all processes."""
+        self.warm_up = config.critic_warm_up
         self._seen: list[tuple[Tensor, Reading, Tensor, Tensor]] = []
         """What was judged since the last `learn`: noises, readings, scores, and what was expected of them."""
 
     @property
     def warm_up_left(self) -> int:
-        return max(0, self.config.critic_warm_up - self.watched)
+        return max(0, self.warm_up - self.watched)
 
     def judge(self, start: Tensor, lesson: Lesson) -> Judged:
         reading = self.generator.read(start, lesson.conditioning)
@@ -75,6 +77,12 @@ class CriticTeacher(Teacher):
     def watch(self, lesson: Lesson) -> None:
         reading = self.generator.read(lesson.x0, lesson.conditioning)
         self._scored(lesson.x0.new_zeros(len(lesson.x0)), lesson.x0, reading, lesson)
+
+    @torch.no_grad()
+    def watch_scored(self, x0: Tensor, conditioning: TensorBatch, scores: Tensor) -> None:
+        """Read noises [B, C, h, w] whose scores [B] are known."""
+        reading = self.network.pooled(self.generator.read(x0, conditioning))
+        self._seen.append((x0, reading, scores, scores.new_zeros(len(scores))))
 
     @torch.no_grad()
     def _scored(self, value: Tensor, start: Tensor, reading: Reading, lesson: Lesson) -> Judged:
@@ -118,7 +126,9 @@ class CriticTeacher(Teacher):
         if all(processes.gather(len(self.replay) > 0)):
             self._restate()
             losses = [self._regress(derive_seed(seed, REPLAY, i)) for i in range(self.config.critic_steps)]
-        metrics = {"critic/loss": float(torch.stack(losses).mean()), "critic/bias": self._bias()} if losses else {}
+        metrics = {"critic/loss": float(torch.stack(losses).mean())} if losses else {}
+        if losses and self._seen:
+            metrics["critic/bias"] = self._bias()
         for x, reading, scores, _ in self._seen:  # last, since it is what cannot be taken back
             self.replay.add(x, reading, scores)
         self._seen.clear()
@@ -128,7 +138,7 @@ class CriticTeacher(Teacher):
         """What this process's pictures were expected to score, less what they did, on average."""
         differences = [(expected - score).sum() for _, _, score, expected in self._seen]
         count = sum(len(score) for _, _, score, _ in self._seen)
-        return float(torch.stack(differences).sum()) / count if count else 0.0
+        return float(torch.stack(differences).sum()) / count
 
     def _restate(self) -> None:
         """Mean and standard deviation of the scores in the replay, over all processes."""
