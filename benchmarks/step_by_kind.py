@@ -35,6 +35,7 @@ KINDS = {
     "head": {"hypernetwork": "head"},
     "LoRA by the critic": {"hypernetwork": "lora", "teacher": "critic"},
     "head by the critic": {"hypernetwork": "head", "teacher": "critic"},
+    "head, critic, recomputed": {"hypernetwork": "head", "teacher": "critic", "gradient_checkpointing": True},
 }
 """Rows, and what is set for each."""
 
@@ -97,8 +98,8 @@ def small_generator() -> DiffusersGenerator:
 
 
 def trainers(args: StepByKindArguments) -> dict[str, Trainer]:
-    """One for each row, all on the same generator."""
-    generator, reward = small_generator(), RewardEnsemble([(load_reward("redness"), 1.0)])
+    """One for each row, each on a generator of its own with the same weights: recomputing is switched on there."""
+    reward = RewardEnsemble([(load_reward("redness"), 1.0)])
     shared = {
         "rank": args.rank,
         "alpha": 2 * args.rank,
@@ -113,7 +114,7 @@ def trainers(args: StepByKindArguments) -> dict[str, Trainer]:
         "diagnostics_every": 0,
     }
     return {
-        name: Trainer(generator, reward, ["a prompt"], TrainingConfig(**shared, **settings))
+        name: Trainer(small_generator(), reward, ["a prompt"], TrainingConfig(**shared, **settings))
         for name, settings in KINDS.items()
     }
 
@@ -149,12 +150,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             begun = time.process_time()
             rows[name]._next_event()
             seconds[name].append(time.process_time() - begun)
-    print(f"\n{'':20}{'ms a step':>10}{'ratio':>7}{'kept MB':>10}{'ratio':>7}{'peak MB':>10}{'ratio':>7}")
+    print(f"\n{'':26}{'ms a step':>10}{'ratio':>7}{'kept MB':>10}{'ratio':>7}{'peak MB':>10}{'ratio':>7}")
     base = next(iter(rows))
     for name in rows:
         numbers = [1000 * statistics.median(seconds[name]), memory[name].kept / 2**20, memory[name].peak / 2**20]
         first = [1000 * statistics.median(seconds[base]), memory[base].kept / 2**20, memory[base].peak / 2**20]
-        print(f"{name:20}" + "".join(f"{n:10.1f}{n / one:7.2f}" for n, one in zip(numbers, first, strict=True)))
+        print(f"{name:26}" + "".join(f"{n:10.1f}{n / one:7.2f}" for n, one in zip(numbers, first, strict=True)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 from .compare import HyperNoiseCompare
 from .host import folders
 from .keep_best import HyperNoiseKeepBest
+from .keep_scores import HyperNoiseKeepScores
 from .load_generator import HyperNoiseLoadGenerator
 from .load_lora import HyperNoiseLoraLoader
 from .load_reward import HyperNoiseLoadReward
@@ -31,6 +32,7 @@ class HyperNoiseExtension(ComfyExtension):
             HyperNoiseLoadReward,
             HyperNoiseRewardScore,
             HyperNoiseKeepBest,
+            HyperNoiseKeepScores,
             HyperNoiseCompare,
             HyperNoiseSaveLora,
             HyperNoiseTrain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -19,6 +20,8 @@ from .host.kinds import load_hypernoise
 from .host.packages import missing
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
+from .host.scores import NO_FILE as NO_SCORES
+from .host.scores import scores_files, scores_path
 
 PREVIEW_SIDE = 1024
 """Pixels that ComfyUI shrinks a live preview to, along its longer side."""
@@ -202,19 +205,38 @@ class HyperNoiseTrain(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model, clip, vae, reward, prompts, prompts_file, name, resume, preview_every, **settings):
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        reward,
+        prompts,
+        prompts_file,
+        name,
+        resume,
+        preview_every,
+        scores_file=NO_SCORES,
+        **settings,
+    ):
+        from hypernoise_core.training.scores_file import read_scores
+
         from .host.generator import HostGenerator, check_lora_names
         from .host.training_run import TrainingRun, called, find_place, keep_picture
 
         with torch.inference_mode(False), torch.enable_grad(), naming(called):
             texts = collect_prompts(prompts, prompts_file)
             config = training_config(**settings)
+            scored = []
+            if scores_file != NO_SCORES:
+                config = replace(config, score_share=0.0)
+                scored = read_scores(scores_path(scores_file), config.width, config.height)
             place = find_place(name, resume)
             generator = HostGenerator(model, clip, vae, default_size=config.height)
             if config.hypernetwork == "lora":
                 check_lora_names(generator.denoiser)
             generator.noise(1, config.height, config.width)  # refuses a size that does not fit
-            generator.encode(["", *texts])
+            generator.encode(["", *texts, *(row.prompt for row in scored)])
             generator.load()
             bar = comfy.utils.ProgressBar(config.max_steps)
 
@@ -226,7 +248,12 @@ class HyperNoiseTrain(io.ComfyNode):
 
             with reward.present(generator.device), generator.training():
                 run = TrainingRun(
-                    _trainer(generator, reward.ensemble, texts, config), generator, place, texts, preview_every, show
+                    _trainer(generator, reward.ensemble, texts, config, scored),
+                    generator,
+                    place,
+                    texts,
+                    preview_every,
+                    show,
                 )
                 run.train()
             comfy.model_management.soft_empty_cache()
@@ -237,10 +264,10 @@ class HyperNoiseTrain(io.ComfyNode):
         return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)
 
 
-def _trainer(generator, ensemble, texts, config):
+def _trainer(generator, ensemble, texts, config, scored):
     from hypernoise_core.training import Trainer
 
-    return Trainer(generator, ensemble, texts, config)
+    return Trainer(generator, ensemble, texts, config, scored=scored)
 
 
 def _hypernetwork_inputs() -> list[io.Input]:
@@ -319,6 +346,15 @@ def _hypernetwork_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Share of each batch that is decoded and scored, for a critic. 0.25 saves three quarters of the "
             "VAE's and the reward's time.",
+        ),
+        io.Combo.Input(
+            "scores_file",
+            options=scores_files(),
+            default=NO_SCORES,
+            advanced=True,
+            optional=True,
+            tooltip="Scores from Keep Scores. A critic then learns from them alone, and the reward only judges the "
+            "previews. A few hundred scores are the least.",
         ),
     ]
 

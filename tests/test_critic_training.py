@@ -22,8 +22,8 @@ from hypernoise_core.training import (
     trainer_state,
 )
 from hypernoise_core.training.replay import Replay
+from hypernoise_core.training.scores_file import add_scores, read_scores
 from hypernoise_core.training.validation import agreement
-from train.scores import read_scores
 
 SMALL = dict(
     hypernetwork="head",
@@ -357,6 +357,13 @@ def test_a_file_of_scores_is_read_line_by_line(tmp_path, lines, match):
         read_scores(file, 64, 64)
     file.write_text(GOOD + '\n\n{"prompt": "b", "seed": 2, "score": -0.5, "index": 3, "width": 64}\n')
     assert read_scores(file, 64, 64) == [ScoredNoise("a", 1, 1.0), ScoredNoise("b", 2, -0.5, 3)]
+
+
+def test_scores_are_added_to_a_file(tmp_path):
+    file, rows = tmp_path / "new" / "scores.jsonl", [ScoredNoise("a", 1, 1.0), ScoredNoise("ä", 2, 0.0, 1)]
+    assert add_scores(file, rows[:1], 64, 64) == 1
+    assert add_scores(file, rows[1:], 64, 64) == 2
+    assert read_scores(file, 64, 64) == rows
 
 
 def test_a_file_of_scores_that_is_none(tmp_path):

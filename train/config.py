@@ -11,13 +11,13 @@ from hypernoise_core.rewards import RewardEnsemble
 from hypernoise_core.rewards.given import GivenScores
 from hypernoise_core.settings import about, require
 from hypernoise_core.training import ScoredNoise, TrainingConfig
+from hypernoise_core.training.scores_file import read_scores
 
 from .cli import check_folders
 from .launch import Tracker, check_installed
 from .model import ModelArguments
 from .prompts import NAMES, load_mix
 from .rewards import RewardArguments
-from .scores import read_scores
 
 RECIPES = Path(__file__).parent / "recipes"
 """YAML files with arguments of `python -m train`."""

@@ -48,7 +48,13 @@ PREVIEWS = 4
 PREVIEW_SEED = 12_345
 """Seed of the first preview image. It is the same in every run and at every step."""
 
-INPUTS = {"max_steps": "steps", "steps": "denoiser_steps", "generator": "model", "rewards": "reward"}
+INPUTS = {
+    "scores": "scores_file",
+    "max_steps": "steps",
+    "steps": "denoiser_steps",
+    "generator": "model",
+    "rewards": "reward",
+}
 """Settings of the core that the Train node's inputs call otherwise."""
 
 CURVES = ("loss", "reward", "kl")

@@ -1,12 +1,14 @@
 """Train HyperNoise with a head, on models of ComfyUI's own classes."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 
 from host.core_models import POOLED, tiny_flux, tiny_sd, tiny_sdxl
 from host.graphs import Graph, custom_sampling, ksampler, output
-from host.server import saved
+from host.server import ComfyError, saved
 from host.test_training import adapter, curves, embedded, run_training, sampled, train
 from hypernoise_core import HeadHypernetwork
 from hypernoise_core.hypernetworks.head_file import read_head
@@ -186,3 +188,37 @@ def test_a_head_is_saved_again(comfy):
         g.ProbeSave(latent=custom_sampling(g, model, conditioning, noise, latent))
     (first, _), (second, _) = saved(comfy, comfy.run(g.nodes))
     assert torch.equal(first, second)
+
+
+def test_a_head_learns_from_a_persons_scores_alone(comfy):
+    """Kept image by image; the reward at hand is asked about previews only."""
+    g = Graph()
+    model, clip, vae = embedded(g)
+    text = "a photo of a red square"
+    conditioning = g.CLIPTextEncode(clip=clip, text=text)
+    images = sampled(g, model, conditioning, vae, g.RandomNoise(noise_seed=7), batch=3)
+    shown = [
+        g.HyperNoiseKeepScores(image=images, prompt=text, seed=7, scores=scores, name="thumbs")
+        for scores in ("1, 0, 0.5", "-2")
+    ]
+    outputs = comfy.run(g.nodes)
+    told = sorted(outputs[node[0]]["text"][0] for node in shown)
+    assert told == [f"3 added, {n} in output/hypernoise_scores/thumbs.jsonl" for n in (3, 6)]
+    rows = (comfy.folder / "output" / "hypernoise_scores" / "thumbs.jsonl").read_text().splitlines()
+    wanted = {"prompt": text, "seed": 7, "width": 64, "height": 64}
+    assert all(json.loads(row).items() >= wanted.items() for row in rows)
+    assert sorted((row["index"], row["score"]) for row in map(json.loads, rows)) == sorted(
+        [(0, 1), (1, 0), (2, 0.5), (0, -2), (1, -2), (2, -2)]
+    )
+    g = Graph()
+    model, clip, vae = embedded(g)
+    how = dict(teacher="critic", critic_warm_up=4, scores_file="thumbs", steps=2)
+    train(g, model, clip, vae, "thumbs", **how, **HEAD)
+    comfy.run(g.nodes)
+    found = curves(comfy, "thumbs_00001_")
+    assert len(found["loss"]) == 2
+    assert not found["reward"]
+    g = Graph()
+    g.HyperNoiseKeepScores(image=g.EmptyImage(width=64, height=64), prompt="", seed=0, scores="good", name="thumbs")
+    with pytest.raises(ComfyError, match="scores: 'good' are no numbers"):
+        comfy.run(g.nodes)

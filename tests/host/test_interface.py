@@ -13,6 +13,7 @@ NODES = {
     "HyperNoiseLoadReward",
     "HyperNoiseRewardScore",
     "HyperNoiseKeepBest",
+    "HyperNoiseKeepScores",
     "HyperNoiseCompare",
     "HyperNoiseSaveLora",
     "HyperNoiseLoadGenerator",

@@ -1,10 +1,14 @@
-"""Files of scores for `--scores`: one JSON object a line, with prompt, seed and score."""
+"""Files of scores that exist already: one JSON object a line, with prompt, seed and score."""
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from hypernoise_core.training import ScoredNoise
+from ..files import replacing
+from ..settings import SettingError
+from .scored import ScoredNoise
 
 FIELDS = 'prompt, seed and score, such as {"prompt": "a red cat", "seed": 7, "score": 1}'
 
@@ -43,8 +47,21 @@ def _row(line: str, where: str, width: int, height: int) -> ScoredNoise:
         raise ValueError(f"{where}: the score is {score!r}: give a number")
     size = found.get("width", width), found.get("height", height)
     if size != (width, height):
-        raise ValueError(
-            f"{where} is of an image of {size[0]}x{size[1]}, and this run's are {width}x{height}: set --width and "
-            "--height to the size that was scored"
+        raise SettingError(
+            "{scores}: {} is of an image of {}x{}, and this run's are {}x{}: set {width} and {height} to the size that "
+            "was scored",
+            where,
+            *size,
+            width,
+            height,
         )
     return ScoredNoise(prompt, seed, float(score), index)
+
+
+def add_scores(path: str | Path, rows: Sequence[ScoredNoise], width: int, height: int) -> int:
+    """Append rows of images of that size; returns how many the file has now. It appears whole or not at all."""
+    before = Path(path).read_text("utf-8").splitlines() if Path(path).is_file() else []
+    lines = [json.dumps({**asdict(row), "width": width, "height": height}, ensure_ascii=False) for row in rows]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*before, *lines]) + "\n", "utf-8")
+    return len(before) + len(lines)
