@@ -58,6 +58,8 @@ INPUTS = {
 """Settings of the core that the Train node's inputs call otherwise."""
 
 CURVES = ("loss", "reward", "kl")
+SUMMARY = {"reward": "reward", "kl": "KL"}
+"""Curves that the node tells, and what it calls them."""
 TITLES = ("base", "HyperNoise")
 
 
@@ -159,9 +161,9 @@ class TrainingRun:
 
     def summary(self) -> str:
         """The step, and means over the last steps."""
-        last = {name: np.mean(values[-10:]) if values else 0.0 for name, values in self.curves.items()}
-        step, steps = self.trainer.step, self.trainer.config.max_steps
-        return f"step {step} of {steps}: reward {last['reward']:.4g}, KL {last['kl']:.3g}"
+        last = {name: np.mean(values[-10:]) for name, values in self.curves.items() if values}
+        told = [f"{title} {last[name]:.4g}" for name, title in SUMMARY.items() if name in last]
+        return f"step {self.trainer.step} of {self.trainer.config.max_steps}: {', '.join(told) or 'nothing yet'}"
 
     def report(self) -> str:
         """The outcome, the rewards of the previews, and the notes."""

@@ -219,6 +219,8 @@ def test_a_head_learns_from_a_persons_scores_alone(comfy):
     assert len(found["loss"]) == 2
     assert not found["reward"]
     g = Graph()
-    g.HyperNoiseKeepScores(image=g.EmptyImage(width=64, height=64), prompt="", seed=0, scores="good", name="thumbs")
+    g.HyperNoiseKeepScores(
+        image=g.EmptyImage(width=64, height=64, batch_size=1, color=0), prompt="", seed=0, scores="good", name="thumbs"
+    )
     with pytest.raises(ComfyError, match="scores: 'good' are no numbers"):
         comfy.run(g.nodes)
