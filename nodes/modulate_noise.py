@@ -54,6 +54,20 @@ def candidates_input() -> io.Int.Input:
     )
 
 
+def refine_input() -> io.Int.Input:
+    return io.Int.Input(
+        "refine",
+        default=0,
+        min=0,
+        max=20,
+        optional=True,
+        advanced=True,
+        tooltip="Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call "
+        "and its backward pass, and memory for it, but no VAE and no reward. Try 3. With many, the critic is fooled. "
+        "This needs a head that was trained with a critic.",
+    )
+
+
 @dataclass(frozen=True)
 class Modulation:
     """How a noise hypernetwork moves noise."""
@@ -62,13 +76,14 @@ class Modulation:
     strength: float
     iterations: int
     candidates: int = 1
+    refine: int = 0
     free: bool = False
     """Whether the sampler's own first step is the last reading, where it starts from pure noise, takes more steps and
     ends without noise."""
 
     @property
     def changes_nothing(self) -> bool:
-        return self.candidates == 1 and (self.strength == 0 or self.iterations == 0)
+        return self.candidates == 1 and not self.refine and (self.strength == 0 or self.iterations == 0)
 
     def check(self, model: ModelPatcher) -> None:
         """
@@ -76,19 +91,25 @@ class Modulation:
             ValueError: the hypernetwork does not fit the model, or is asked for what it lacks.
         """
         fitted = self.hypernoise.fit(model)
-        if self.candidates > 1 and fitted.critic is None:
+        if self.candidates == 1 and not self.refine:
+            return
+        asked = f"candidates: {self.candidates}" if self.candidates > 1 else f"refine: {self.refine}"
+        if fitted.critic is None:
             raise ValueError(
-                f"candidates: {self.candidates} noises are to be chosen from, and {self.hypernoise.name} has no critic "
-                "that could: set candidates to 1, or train a head with teacher critic"
+                f"{asked} asks a critic, and {self.hypernoise.name} was saved without one: set candidates to 1 and "
+                "refine to 0, or train a head with teacher critic"
             )
-        if self.candidates > 1 and self.free:
-            raise ValueError("candidates: choosing takes calls of its own: set candidates to 1, or free_reading off")
+        if self.free:
+            raise ValueError(
+                f"{asked} takes calls of its own: set candidates to 1 and refine to 0, or free_reading off"
+            )
 
     def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
         f = HostFunction(model, self.hypernoise)
         if self.candidates > 1:
             noise = f.critic.choose(noise, conditioning, self.candidates)
-        return f.modulate(noise, conditioning, self.strength, self.iterations)
+        noise = f.modulate(noise, conditioning, self.strength, self.iterations)
+        return f.refine(noise, conditioning, self.refine) if self.refine else noise
 
     def begin(self, guider, noise: Tensor, sampler, sigmas: Tensor) -> Tensor:
         """The noise that `guider` starts a run of `sampler` from."""
@@ -135,6 +156,7 @@ class HyperNoiseModulateNoise(io.ComfyNode):
                 strength_input(),
                 iterations_input(),
                 candidates_input(),
+                refine_input(),
             ],
             outputs=[
                 io.Noise.Output(
@@ -145,8 +167,10 @@ class HyperNoiseModulateNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, noise, model, conditioning, hypernoise, strength, iterations=1, candidates=1) -> io.NodeOutput:
-        modulation = Modulation(hypernoise, strength, iterations, candidates)
+    def execute(
+        cls, noise, model, conditioning, hypernoise, strength, iterations=1, candidates=1, refine=0
+    ) -> io.NodeOutput:
+        modulation = Modulation(hypernoise, strength, iterations, candidates, refine)
         if modulation.changes_nothing:
             return io.NodeOutput(noise)
         modulation.check(model)  # a wrong pair fails here, before anything is sampled
@@ -179,6 +203,7 @@ class HyperNoiseModulateModel(io.ComfyNode):
                     "needs a head, 2 or more steps, and a sampler that adds no noise, such as euler.",
                 ),
                 candidates_input(),
+                refine_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -189,8 +214,10 @@ class HyperNoiseModulateModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, hypernoise, strength, iterations=1, free_reading=False, candidates=1) -> io.NodeOutput:
-        modulation = Modulation(hypernoise, strength, iterations, candidates, free_reading)
+    def execute(
+        cls, model, hypernoise, strength, iterations=1, free_reading=False, candidates=1, refine=0
+    ) -> io.NodeOutput:
+        modulation = Modulation(hypernoise, strength, iterations, candidates, refine, free_reading)
         if modulation.changes_nothing:
             return io.NodeOutput(model)
         modulation.check(model)

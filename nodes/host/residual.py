@@ -18,6 +18,7 @@ from hypernoise_core.reading import Reading
 
 from .adapter import HyperNoise
 from .call import FirstCall
+from .differentiation import differentiable, own
 
 T = TypeVar("T")
 
@@ -51,6 +52,12 @@ class HostFunction(NoiseFunction):
     def read(self, x: Tensor, conditioning: list | dict) -> Reading:
         """What the denoiser makes of `x` [B, C, h, w], on its device; for a kind that reads."""
         return self._from_first_call(x, conditioning, self.fitted.read).to(x.device)
+
+    def refine(self, x: Tensor, conditioning: list | dict, iterations: int) -> Tensor:
+        """The critic's own, with a gradient through the MODEL. A reading beforehand loads it."""
+        self.critic.score(x, conditioning)
+        with differentiable(self.model, self.fitted.patcher):
+            return self.critic.refine(own(x), own(conditioning), iterations)
 
     def _from_first_call(self, x: Tensor, conditioning: list | dict, use: Callable[[FirstCall], T]) -> T:
         """What `use` makes of the first denoiser call that a sampler would make on `x`."""

@@ -103,7 +103,12 @@ def test_noise_and_model_agree_nothing_moves_without_strength_or_iterations_and_
 
 
 def test_its_critic_chooses_the_noise_that_the_cores_does(plain_comfy, case):
-    """By NOISE and by MODEL alike, also where nothing is moved afterwards; a head without a critic is refused."""
+    """And climbs to where the core's does, by NOISE and by MODEL alike. The base stays bit-equal; a head without a
+    critic is refused."""
+    g = Graph()
+    model, conditioning, latent = case.loaded(g, batch=2)
+    g.ProbeSave(latent=custom_sampling(g, model, conditioning, g.RandomNoise(noise_seed=9), latent))
+    ((before, _),) = saved(plain_comfy, plain_comfy.run(g.nodes))
     torch.manual_seed(2)
     case.f.critic = Critic(CriticNetwork(case.f.info.shape).requires_grad_(False), case.generator.read)
     file = f"critic-{case.head}"
@@ -121,20 +126,36 @@ def test_its_critic_chooses_the_noise_that_the_cores_does(plain_comfy, case):
     g.ProbeSave(latent=custom_sampling(g, model, conditioning, moved, latent))
     by_model = g.HyperNoiseModulateModel(model=model, iterations=2, **how)
     g.ProbeSave(latent=ksampler(g, by_model, conditioning, conditioning, latent, 9))
-    (x0, _), (chosen, _), (moved, _), (by_noise, _), (by_model, _) = saved(plain_comfy, plain_comfy.run(g.nodes))
+    climbed = g.HyperNoiseModulateNoise(
+        noise=noise, model=model, conditioning=conditioning, iterations=2, refine=2, **how
+    )
+    g.ProbeSave(latent=g.ProbeDraw(noise=climbed, latent=empty))
+    g.ProbeSave(latent=custom_sampling(g, model, conditioning, climbed, latent))
+    by_model = g.HyperNoiseModulateModel(model=model, iterations=2, refine=2, **how)
+    g.ProbeSave(latent=ksampler(g, by_model, conditioning, conditioning, latent, 9))
+    g.ProbeSave(latent=custom_sampling(g, model, conditioning, noise, latent))
+    (x0, _), (chosen, _), (moved, _), (by_noise, _), (by_model, _), *refined, (after, _) = saved(
+        plain_comfy, plain_comfy.run(g.nodes)
+    )
+    assert torch.equal(before, after)
     text = random_text(2, case.width)
     with torch.no_grad():
         expected = case.f.critic.choose(x0, text, 4)
         assert not torch.equal(expected, x0)
         assert torch.allclose(chosen, expected, atol=1e-6)
-        assert torch.allclose(moved, case.f.modulate(expected, text, 1.0, 2), atol=1e-4)
+        expected = case.f.modulate(expected, text, 1.0, 2)
+        assert torch.allclose(moved, expected, atol=1e-4)
+    (climbed, _), (climbed_by_noise, _), (climbed_by_model, _) = refined
+    assert torch.allclose(climbed, case.f.critic.refine(expected, text, 2), atol=1e-3)
+    assert (climbed - expected).abs().max() > 0.01
+    assert torch.equal(climbed_by_noise, climbed_by_model)
     assert torch.equal(by_noise, by_model)
     g = Graph()
     model, conditioning, latent = case.loaded(g)
     how["hypernoise"] = g.HyperNoiseLoraLoader(file=case.head)
     by_model = g.HyperNoiseModulateModel(model=model, iterations=2, **how)
     g.ProbeSave(latent=ksampler(g, by_model, conditioning, conditioning, latent, 9))
-    with pytest.raises(ComfyError, match=r"candidates: 4 noises are to be chosen from, and .* has no critic"):
+    with pytest.raises(ComfyError, match=r"candidates: 4 asks a critic, and .* was saved without one"):
         plain_comfy.run(g.nodes)
 
 
