@@ -11,6 +11,7 @@ from hypernoise_core import Reward, RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.reading import Reading
 from hypernoise_core.rewards.given import GivenScores
+from hypernoise_core.rewards.normalization import Normalization
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import (
     ScoredNoise,
@@ -148,6 +149,16 @@ def test_pictures_that_the_reward_cannot_judge_are_left_out(generator, prompts):
     assert len(steps) == 3
     assert all(math.isfinite(value) for metrics in steps for value in metrics.values())
     assert trainer.teacher.replay.added == 0.75 * (8 + 12)
+
+
+def test_running_normalisation_sees_what_a_critic_learns_from(generator, prompts):
+    normalization = Normalization.of_kind("running")
+    ensemble = RewardEnsemble([(InNumpy(), 1.0)], normalization=normalization)
+    list(make(generator, ensemble, prompts, max_steps=1).events())
+    plain = make(generator, InNumpy(), prompts, max_steps=1)
+    list(plain.events())
+    assert normalization.state_dict() != Normalization.of_kind("running").state_dict()
+    assert ensemble.combine({"numpy": plain.teacher.replay.scores}).mean().abs() < 0.5
 
 
 def test_a_step_without_scores_is_skipped_and_says_so(generator, prompts):

@@ -106,6 +106,8 @@ class CriticTeacher(Teacher):
         rows = torch.tensor(chosen, device=start.device)
         images = self._pictures(start[rows], rows, chosen, reading, lesson)
         reward, scores = self.reward.judge(images, lesson.text.rows(rows))
+        for name, own in scores.items():  # as with a gradient: what trains is what is seen
+            self.reward.normalization.observe(name, own)
         good = finite(reward)
         rows, images, reward = rows[good], images[good], reward[good]
         if len(rows):
