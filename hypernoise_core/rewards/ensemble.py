@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..batch import TensorBatch
+from ..known_gradient import with_gradient
 from ..settings import SettingError
 from .base import BackboneReward, Reward
 from .normalization import Normalization
@@ -96,8 +96,8 @@ class RewardEnsemble(Reward):
         total = torch.zeros(len(images), device=images.device)
         if apart:
             total = self.combine(scores)
-        if differentiate:
-            total = _KnownGradient.apply(images, total, gradient)
+        if gradient is not None:
+            total = with_gradient(images, total, gradient)
         for name, reward in together.items():
             own = reward.score(images, _part(text, name)).float()
             total = total + self.combine({name: own})
@@ -178,22 +178,6 @@ class RewardEnsemble(Reward):
 
     def _all(self) -> dict[str, Reward]:
         return self.rewards | self.held_out
-
-
-class _KnownGradient(torch.autograd.Function):
-    """Values [B] of images [B, 3, H, W] whose gradient per image is known already."""
-
-    @staticmethod
-    def forward(ctx, images: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = images.dtype
-        return values.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, slope: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return (slope.view(-1, 1, 1, 1) * gradient).to(ctx.dtype), None, None
 
 
 def _gradient(values: Tensor, leaf: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ...generators.base import Generator
 from ...hypernetworks.critic_network import CriticNetwork
 from ...hypernetworks.head import features_of, head_shape
 from ...hypernetworks.head_network import HeadShape
+from ...known_gradient import with_gradient
 from ...noise import REPLAY, added_noise, derive_seed
 from ...reading import Reading
 from ...rewards import RewardEnsemble
@@ -69,9 +70,13 @@ class CriticTeacher(Teacher):
         return max(0, self.warm_up - self.watched)
 
     def judge(self, start: Tensor, lesson: Lesson) -> Judged:
-        reading = self.generator.read(start, lesson.conditioning)
-        value = self.network(start, reading)
-        return self._scored(value, start.detach(), reading.detach(), lesson)
+        # The gradient is taken at once: what the call has kept is gone before the decoder needs memory.
+        leaf = start.detach().requires_grad_()
+        reading = self.generator.read(leaf, lesson.conditioning)
+        value = self.network(leaf, reading)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        judged = self._scored(value.detach(), leaf.detach(), reading.detach(), lesson)
+        return replace(judged, value=with_gradient(start, judged.value, gradient))
 
     @torch.no_grad()
     def watch(self, lesson: Lesson) -> None:
