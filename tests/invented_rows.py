@@ -58,6 +58,7 @@ def _trained(row):
     diagnostics = [{"step": 10 * i, "lipschitz": 1.0 + i} for i in (1, 2, 3)]
     return {
         **{"curve": curve, "diagnostics": diagnostics, "parameters": 10**6, "temperature": 0.05},
+        **{"pictures": 1000, "steps": steps},
         "snapshots": [1, 10, 20, 30] if row.settings.get("snapshots") else [],
     }
 
@@ -74,6 +75,16 @@ def _kl(row):
     terms = ("l2", "error", "exact", "second_order", "hutchinson", "lipschitz", "power")
     points = [{"step": s, "folds": 1, "noises": 3} | {t: 0.1 * s + i for i, t in enumerate(terms)} for s in (1, 10, 20)]
     return {"points": points}
+
+
+def _calibrated(row):
+    count = row.settings["n"] // 10 * row.settings["per"]
+    rng = np.random.default_rng(0)
+    pairs = {str(readings): {"expected": [], "scored": []} for readings in row.settings["readings"]}
+    for own in pairs.values():
+        own["scored"] = rng.normal(size=count).tolist()
+        own["expected"] = [score + noise for score, noise in zip(own["scored"], rng.normal(size=count), strict=True)]
+    return {"pairs": pairs, "per": row.settings["per"]}
 
 
 def _transferred(row):
@@ -97,6 +108,7 @@ INVENTED = {
     "stopped": lambda row: {"step": 3, "reached": True},
     "along": _along,
     "kl_over_training": _kl,
+    "calibrated": _calibrated,
     "generator_changed": lambda row: {"relative_change": 0.01},
     "transferred": _transferred,
     "on_another_reward": _measured,

@@ -196,7 +196,7 @@ def test_the_page_has_every_number_that_there_is(tmp_path):
     write_page(tmp_path / "docs" / "results.md", places.results, results, 1.0, 0)
     page = (tmp_path / "docs" / "results.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all((tmp_path / "docs" / picture).stat().st_size > 10_000 for picture in pictures)
     assert "not run" not in page.lower().replace("what was not", "")
     methods = page.split("## Every method")[1].split("![")[0]
@@ -298,7 +298,7 @@ def test_wrong_values_end_in_one_line(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_plan_fits_in_an_hour_and_in_order(capsys):
+def test_the_plan_fits_in_an_hour_and_a_half_and_in_order(capsys):
     rows = plan()
     seen = set()
     for row in rows:
@@ -306,7 +306,7 @@ def test_the_plan_fits_in_an_hour_and_in_order(capsys):
         seen.add(row.name)
     assert len(seen) == len(rows)
     alone = sum(row.seconds for row in rows if row.alone)
-    assert (sum(row.seconds for row in rows) - alone) / 2 + alone <= 60 * 60
+    assert (sum(row.seconds for row in rows) - alone) / 2 + alone <= 90 * 60
     assert len(set(keys(rows).values())) == len(rows)
     benchmark.main(["--plan"])
     assert "rows to run" in capsys.readouterr().out

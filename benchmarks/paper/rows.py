@@ -216,6 +216,7 @@ def make_trainer(world: World, settings: Mapping) -> Trainer:
         max_steps=max(2, round(share * config.max_steps)),
         batch_size=settings.get("batch_size", config.batch_size),
         warm_start_pictures=math.ceil(share * config.warm_start_pictures),
+        critic_warm_up=math.ceil(share * config.critic_warm_up),
         warmup_steps=round(min(share, 1) * config.warmup_steps),
         diagnostics_every=settings.get("diagnostics_every", 0) and max(1, round(share * settings["diagnostics_every"])),
     )
