@@ -18,7 +18,7 @@ from hypernoise_core.reading import Reading
 
 from .adapter import HyperNoise
 from .call import FirstCall
-from .differentiation import differentiable, own
+from .input_gradient import differentiable, own
 
 T = TypeVar("T")
 
