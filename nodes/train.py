@@ -20,7 +20,6 @@ from .host.kinds import load_hypernoise
 from .host.packages import missing
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
-from .host.scores import NO_FILE as NO_SCORES
 from .host.scores import scores_files, scores_path
 
 PREVIEW_SIDE = 1024
@@ -216,7 +215,7 @@ class HyperNoiseTrain(io.ComfyNode):
         name,
         resume,
         preview_every,
-        scores_file=NO_SCORES,
+        scores_file=NO_FILE,
         **settings,
     ):
         from hypernoise_core.training.scores_file import read_scores
@@ -228,7 +227,7 @@ class HyperNoiseTrain(io.ComfyNode):
             texts = collect_prompts(prompts, prompts_file)
             config = training_config(**settings)
             scored = []
-            if scores_file != NO_SCORES:
+            if scores_file != NO_FILE:
                 config = replace(config, score_share=0.0)
                 scored = read_scores(scores_path(scores_file), config.width, config.height)
             place = find_place(name, resume)
@@ -350,7 +349,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
         io.Combo.Input(
             "scores_file",
             options=scores_files(),
-            default=NO_SCORES,
+            default=NO_FILE,
             advanced=True,
             optional=True,
             tooltip="Scores from Keep Scores. A critic then learns from them alone, and the reward only judges the "

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # ComfyUI trains heads without peft
 SCORES, WANTED = "scores", "wanted"
 """Among a pass's sums: pictures that have a score, and those that were to get one."""
 
-OF_SCORED = ("reward", "held_out/", SCORES, WANTED)
+OF_SCORED = ("reward", "held_out/")
 """What metrics begin with that are means over the pictures with a score."""
 
 LEAST_SCORED = 0.5
@@ -440,12 +440,11 @@ class Trainer:
         sums = torch.stack([torch.stack([p.sums[name] for name in names]) for p in passes]).sum(0)
         processes.sum_([sums])
         metrics = dict(zip((*names, "grad_norm"), torch.cat([sums, grad_norm.view(1)]).tolist(), strict=True))
-        scores = metrics.get(SCORES, 0.0)
+        scores = metrics.get(SCORES)
         for name in names:
-            if not name.startswith(OF_SCORED):
-                metrics[name] *= self._share
-            elif scores and name not in (SCORES, WANTED):
-                metrics[name] /= scores
+            if name not in (SCORES, WANTED):
+                of_scored = scores and name.startswith(OF_SCORED)
+                metrics[name] = metrics[name] / scores if of_scored else metrics[name] * self._share
         return metrics
 
     def _draw(self, seed: int) -> Iterator[Lesson]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import folder_paths
 
+from .prompts import NO_FILE
+
 FOLDER = "hypernoise_scores"
-NO_FILE = "none"
 
 
 def scores_path(name: str) -> Path:

@@ -4,7 +4,4 @@ from .base import Judged, Lesson, Teacher
 from .critic import CriticTeacher
 from .gradient import GradientTeacher
 
-TEACHERS = ("gradient", "critic")
-"""What `TrainingConfig.teacher` may name."""
-
-__all__ = ["TEACHERS", "CriticTeacher", "GradientTeacher", "Judged", "Lesson", "Teacher"]
+__all__ = ["CriticTeacher", "GradientTeacher", "Judged", "Lesson", "Teacher"]
