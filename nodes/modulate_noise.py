@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .host.adapter import HyperNoise, HyperNoiseType, check_conditioning
 from .host.free_reading import FreeReading, check_free_reading
+from .host.progress_text import show_text
 from .host.residual import KEY, HostFunction
 
 CATEGORY = "HyperNoise"
@@ -49,8 +50,8 @@ def candidates_input() -> io.Int.Input:
         max=64,
         optional=True,
         tooltip="Starting noises to choose from: yours and others that follow from it. The head's critic says which "
-        "one promises the most, without drawing anything. Each candidate costs one denoiser call. This needs a head "
-        "that was trained with a critic.",
+        "one promises the most, without drawing anything, and the node shows what it expects. Each candidate costs one "
+        "denoiser call. This needs a head that was trained with a critic.",
     )
 
 
@@ -80,6 +81,8 @@ class Modulation:
     free: bool = False
     """Whether the sampler's own first step is the last reading, where it starts from pure noise, takes more steps and
     ends without noise."""
+    node_id: str = ""
+    """Where to tell what the critic expects."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -105,11 +108,17 @@ class Modulation:
             )
 
     def __call__(self, model: ModelPatcher, noise: Tensor, conditioning: list | dict) -> Tensor:
-        f = HostFunction(model, self.hypernoise)
+        f, told = HostFunction(model, self.hypernoise), []
         if self.candidates > 1:
-            noise = f.critic.choose(noise, conditioning, self.candidates)
+            noise, before, after = f.critic.choose(noise, conditioning, self.candidates)
+            told.append(f"best of {self.candidates}: {_change(before, after)}")
         noise = f.modulate(noise, conditioning, self.strength, self.iterations)
-        return f.refine(noise, conditioning, self.refine) if self.refine else noise
+        if self.refine:
+            noise, before, after = f.refine(noise, conditioning, self.refine)
+            told.append(f"refined: {_change(before, after)}")
+        if told:
+            show_text("expected score, " + "; ".join(told), self.node_id)
+        return noise
 
     def begin(self, guider, noise: Tensor, sampler, sigmas: Tensor) -> Tensor:
         """The noise that `guider` starts a run of `sampler` from."""
@@ -121,6 +130,11 @@ class Modulation:
         moved = f.modulate(noise, conditioning, self.strength, self.iterations - 1, more=1)
         FreeReading(f, moved, noise, self.strength).wrap(guider)
         return moved
+
+
+def _change(before: Tensor, after: Tensor) -> str:
+    """Means of expected scores [B]."""
+    return f"{before.mean():.3g} → {after.mean():.3g}"
 
 
 class ModulatedNoise:
@@ -164,13 +178,14 @@ class HyperNoiseModulateNoise(io.ComfyNode):
                     "noise is not changed."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, noise, model, conditioning, hypernoise, strength, iterations=1, candidates=1, refine=0
     ) -> io.NodeOutput:
-        modulation = Modulation(hypernoise, strength, iterations, candidates, refine)
+        modulation = Modulation(hypernoise, strength, iterations, candidates, refine, node_id=cls.hidden.unique_id)
         if modulation.changes_nothing:
             return io.NodeOutput(noise)
         modulation.check(model)  # a wrong pair fails here, before anything is sampled
@@ -211,13 +226,16 @@ class HyperNoiseModulateModel(io.ComfyNode):
                     "not there."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, model, hypernoise, strength, iterations=1, free_reading=False, candidates=1, refine=0
     ) -> io.NodeOutput:
-        modulation = Modulation(hypernoise, strength, iterations, candidates, refine, free_reading)
+        modulation = Modulation(
+            hypernoise, strength, iterations, candidates, refine, free_reading, cls.hidden.unique_id
+        )
         if modulation.changes_nothing:
             return io.NodeOutput(model)
         modulation.check(model)

@@ -10,7 +10,6 @@ import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 
 from hypernoise_core.settings import naming
 
@@ -18,6 +17,7 @@ from .host.adapter import HyperNoiseType
 from .host.inputs import denoiser_steps_input, text_and_vae_inputs
 from .host.kinds import load_hypernoise
 from .host.packages import missing
+from .host.progress_text import show_text
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
 from .host.scores import scores_files, scores_path
@@ -240,7 +240,7 @@ class HyperNoiseTrain(io.ComfyNode):
             bar = comfy.utils.ProgressBar(config.max_steps)
 
             def show(step, text, picture):
-                PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+                show_text(text, cls.hidden.unique_id)
                 if picture:
                     keep_picture(picture, place.folder / "preview.png")
                 bar.update_absolute(step, preview=picture and ("JPEG", picture, PREVIEW_SIDE))

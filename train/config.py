@@ -39,6 +39,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         "optimizer": "--optim",
         "gradient_checkpointing": "--use_checkpoint",
         "normalization": "--reward_normalization",
+        "start_sha256": "the file of --start_from",
         "distill_sha256": "the file of --distill",
         "denoiser_sha256": "the denoiser of --model",
     }
@@ -165,6 +166,9 @@ class TrainArguments(ModelArguments, RewardArguments):
     """Scores that exist already, for a critic to learn from before the first step: a .jsonl file with prompt, seed and
     score in each line, such as a person's thumbs. The noises are read again. Without --rewards nothing else is
     scored."""
+    start_from: str | None = None
+    """HyperNoise file of the same kind and shape whose weights training goes on from. With --max_steps 0 it gets a
+    critic and stays as it is."""
     distill: str | None = None
     """HyperNoise file of any kind, for the same model, that the first --distill_steps steps imitate."""
     distill_steps: int = 0
@@ -359,6 +363,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             replay=self.replay,
             replay_gib=self.replay_gib,
             score_share=self._score_share,
+            start_from=self.start_from,
             distill=self.distill,
             distill_steps=self.distill_steps,
             rank=self.lora_rank,

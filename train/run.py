@@ -166,9 +166,10 @@ class Run:
         if not self.writes:
             return
         self._trackers.close()
+        if self.trainer.has_trained:
+            self.trainer.save(self.adapter_file)
         if self.trainer.step == 0:
             return
-        self.trainer.save(self.adapter_file)
         self._grid(self.folder / "samples" / "last.png")
         curves(self.folder / "curves.png", {self.trainer.config.train_type: self.metrics_file})
         write_report(self.folder, self.trainer, self.metrics_file, self.adapter_file.name)

@@ -2,7 +2,18 @@
 
 from statistics import mean
 
-from .plan import CRITIC_CANDIDATES, CRITIC_REFINE, CRITIC_STEPS, SEED_READINGS, SEEDS, SEVERAL_STEPS, critic, read
+from .plan import (
+    CRITIC_CANDIDATES,
+    CRITIC_REFINE,
+    CRITIC_STEPS,
+    GIVEN,
+    SEED_READINGS,
+    SEEDS,
+    SEVERAL_STEPS,
+    critic,
+    given,
+    read,
+)
 from .results import Results
 from .tables import GAP, count, number, table, times
 
@@ -75,6 +86,13 @@ def asked_table(results: Results) -> str:
         rows.append([*cells, number(results.number(name, "diversity", "pixels"))])
     head = ["", "NFE", "backward passes", "scored images", "time", "detector", "over the base", "reward", "diversity"]
     return table(head, rows)
+
+
+def given_table(results: Results) -> str:
+    """Heads that a number of scores taught, and nothing else."""
+    rows = [[f"{count:,}", str(i), *_scores(results, read(given(count), i))] for count in GIVEN for i in (1, 2)]
+    head = ["scores", "readings", "detector", "over the base", "by training seed", "reward", "KL", "diversity"]
+    return table([*head, "noise std"], rows)
 
 
 def steps_table(results: Results) -> str:

@@ -90,6 +90,10 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "that of the first training seed.",
         critic_tables.asked_table(results),
         picture("calibration"),
+        "### Scores that exist already",
+        "The detector's yes or no on some images of the base, of training prompts, and nothing else: no image is drawn "
+        "or scored in training. One seed.",
+        critic_tables.given_table(results),
         "### Trained from images of several steps",
         "The critic reads the first call and learns the score of the finished image. One seed.",
         critic_tables.steps_table(results),

@@ -37,6 +37,8 @@ CRITIC_REFINE = (1, 3, 5, 10)
 """Steps of ascent on a critic, from plain noise."""
 CRITIC_STEPS = 4
 """Sampling steps that a critic's scores are of, in the row that trains for several."""
+GIVEN, GIVEN_STEPS = (100, 300, 1000, 3000), 120
+"""Scores that exist already, for heads that are taught by nothing else, and the steps that these take."""
 HEAD_BEFORE_SEARCH = 3
 """Readings before Best-of-N and ReNO go on from a head's noise."""
 TRAINED_STEPS = {1: ("fresh",), 2: ("fresh", "keep-moved"), 4: ("fresh", "keep-moved")}
@@ -211,6 +213,11 @@ def critic(seed: int) -> str:
     return f"critic-{seed}"
 
 
+def given(count: int) -> str:
+    """The name of a head that was taught by so many scores that existed already."""
+    return f"given-{count}"
+
+
 def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     """Heads and LoRAs that a critic taught, what it says of noises, and what it learns of a reward without a gradient
     and of pictures of several steps."""
@@ -226,6 +233,12 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     for own in SEEDS:
         add(f"lora-critic-{own}", "embedded", own, 150, "--teacher=critic", readings=(1,))
     add("verdict", "embedded-verdict", 0, 600)
+    for count in GIVEN:
+        arguments = ["--score_share=0", "--iterations=1", "--batch_size=32", f"--max_steps={GIVEN_STEPS}"]
+        settings = by_recipe(scale, seed, "embedded-verdict", arguments=arguments)
+        rows.append(Row(given(count), "trained", settings | {"verdicts": max(2, round(scale * count))}, (), 100))
+    specs = {k: v for count in GIVEN for k, v in read_again(given(count), given(count), (1, 2)).items()}
+    rows.append(measuring("given-measured", sizes, specs, 110, tuple(map(given, GIVEN))))
     first, needs = critic(0), (critic(0),)
     specs = {f"{first}-of-{n}": Spec(adapter=first, iterations=0, candidates=n) for n in CRITIC_CANDIDATES}
     rows.append(measuring(f"{first}-candidates", sizes, specs, 200, needs))

@@ -15,9 +15,10 @@ from torch import nn
 from hypernoise_core import Reward, RewardEnsemble, Trainer
 from hypernoise_core.diagnostics import exact_kl, local_lipschitz, second_order_kl
 from hypernoise_core.embedded.prompts import prompts
+from hypernoise_core.embedded.verdict import Verdict
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import Generator
-from hypernoise_core.training import Diagnosed, NonFiniteError, StepDone, StepSkipped
+from hypernoise_core.training import Diagnosed, NonFiniteError, ScoredNoise, StepDone, StepSkipped
 from train.cli import parse
 from train.config import RECIPES, TrainArguments
 
@@ -169,7 +170,8 @@ def trained(world: World, name: str, settings: dict, results: Results) -> dict:
 
     Settings: `recipe`; `batch_size` instead of its own; `arguments` of `python -m train` over it; `seed`; `share` of
     the recipe's steps and warm start; `snapshots`, how many besides the first step's; `reward`
-    (`world.make_reward`) instead of the recipe's; `temperature_factor` on the recipe's.
+    (`world.make_reward`) instead of the recipe's; `temperature_factor` on the recipe's; `verdicts`, how many scores
+    there are already.
     """
     trainer = make_trainer(world, settings)
     steps = trainer.config.max_steps
@@ -228,7 +230,24 @@ def make_trainer(world: World, settings: Mapping) -> Trainer:
     )
     named = settings.get("reward")
     reward = RewardEnsemble(make_reward(world, named)) if named else args.load_rewards()
-    return Trainer(world.generator, reward, mix, config)
+    scored = verdicts(world, settings["verdicts"], config.seed) if "verdicts" in settings else ()
+    return Trainer(world.generator, reward, mix, config, scored=scored)
+
+
+@torch.no_grad()
+def verdicts(world: World, count: int, seed: int) -> list[ScoredNoise]:
+    """The detector's yes or no on `count` of the base's images of training prompts, drawn at random."""
+    verdict, texts = Verdict(), [prompt.text for prompt in prompts(held_out=False)]
+    random = torch.Generator().manual_seed(seed)
+    chosen = [texts[row] for row in torch.randint(len(texts), (count,), generator=random).tolist()]
+    scored = []
+    for i in range(0, count, 30):
+        part = chosen[i : i + 30]
+        seeds = range(PROBE_SEED + i, PROBE_SEED + i + len(part))
+        x0 = torch.cat([world.generator.noise(1, seed=own) for own in seeds])
+        scores = verdict.score(world.generator.generate(x0, world.encode(part)), verdict.encode_text(part)).tolist()
+        scored += [ScoredNoise(*row) for row in zip(part, seeds, scores, strict=True)]
+    return scored
 
 
 def save(trainer: Trainer, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,17 @@ Read = Callable[[Tensor, Any], Reading]
 
 LR, MOMENTUM, GRAD_CLIP = 5.0, 0.9, 0.1
 """Of `refine`, as of ReNO (Eyring et al. 2024, arXiv 2406.04312)."""
+
+
+class Promising(NamedTuple):
+    """Noise that a critic prefers to the noise that it was given."""
+
+    noise: Tensor
+    """[B, C, h, w]"""
+    before: Tensor
+    """The expected reward [B] of the noise that was given."""
+    after: Tensor
+    """That of `noise`, [B]."""
 
 
 class Critic:
@@ -39,8 +50,8 @@ class Critic:
         return self.network(x, self._read(x, conditioning))
 
     @torch.no_grad()
-    def choose(self, x0: Tensor, conditioning: Any, count: int) -> Tensor:
-        """The most promising of `count` noises for each picture, [B, C, h, w]: `x0` and others that follow from it. A
+    def choose(self, x0: Tensor, conditioning: Any, count: int) -> Promising:
+        """The most promising of `count` noises for each picture: `x0` [B, C, h, w] and others that follow from it. A
         denoiser call each.
 
         Raises:
@@ -48,18 +59,17 @@ class Critic:
         """
         if count < 1:
             raise SettingError("{candidates} is {}: give at least 1", count)
-        if count == 1:
-            return x0
         best, value = x0, self.score(x0, conditioning)
+        before = value
         for index in range(1, count):
             other = another(x0, index)
             own = self.score(other, conditioning)
             better = own > value
             best = torch.where(_rows(better, x0), other, best)
             value = torch.where(better, own, value)
-        return best
+        return Promising(best, before, value)
 
-    def refine(self, x: Tensor, conditioning: Any, iterations: int, lr: float = LR) -> Tensor:
+    def refine(self, x: Tensor, conditioning: Any, iterations: int, lr: float = LR) -> Promising:
         """`x` [B, C, h, w] after gradient ascent on the critic's lower bound, at the norm that it had: the best by that
         bound of all iterates, `x` itself among them.
 
@@ -71,25 +81,25 @@ class Critic:
         """
         if iterations < 0:
             raise SettingError("{refine} is {}: give at least 0", iterations)
-        if not iterations:
-            return x
         at, velocity, norm = x.detach().float(), torch.zeros_like(x), _norms(x)
         best, most = at, torch.full((len(x),), -torch.inf, device=x.device)
+        before = after = most
         for iteration in range(iterations + 1):
             with torch.enable_grad():
                 leaf = at.requires_grad_()
-                bound = self.network.lower_bound(leaf, self._read(leaf, conditioning))
+                expected, bound = self.network.with_bound(leaf, self._read(leaf, conditioning))
                 (ascent,) = torch.autograd.grad(bound.sum(), leaf) if iteration < iterations else (leaf,)
             with torch.no_grad():
-                bound, at = bound.detach(), at.detach()
+                expected, bound, at = expected.detach(), bound.detach(), at.detach()
+                before = before if iteration else expected
                 better = bound > most
                 best = torch.where(_rows(better, x), at, best)
-                most = torch.where(better, bound, most)
+                most, after = torch.where(better, bound, most), torch.where(better, expected, after)
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
                 at = at * (norm / _norms(at).clamp_min(1e-12))
-        return best
+        return Promising(best, before, after)
 
 
 def another(x0: Tensor, index: int) -> Tensor:

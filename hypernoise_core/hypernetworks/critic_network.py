@@ -47,13 +47,14 @@ class CriticNetwork(nn.Module):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """The expected reward [B], in the reward's units: the mean over the members."""
-        return self.mean + self.std * self.standardised(x, reading).mean(0)
+        return self.with_bound(x, reading)[0]
 
-    def lower_bound(self, x: Tensor, reading: Reading) -> Tensor:
-        """The expected reward less the members' disagreement (their standard deviation), [B]: a noise that only one of
-        them likes is none that they know."""
+    def with_bound(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        """(expected reward, the same less the members' disagreement, which is their standard deviation), [B] each: a
+        noise that only one of them likes is none that they know."""
         own = self.standardised(x, reading)
-        return self.mean + self.std * (own.mean(0) - own.std(0, unbiased=False))
+        expected = self.mean + self.std * own.mean(0)
+        return expected, expected - self.std * own.std(0, unbiased=False)
 
 
 class Member(nn.Module):

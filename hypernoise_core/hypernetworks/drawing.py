@@ -88,10 +88,10 @@ def draw(
     start = x0
     if isinstance(adapter, NoiseHypernetwork):
         if how.candidates > 1:
-            x0 = critic_of(adapter).choose(x0, conditioning, how.candidates)
+            x0 = critic_of(adapter).choose(x0, conditioning, how.candidates).noise
         start = adapter.modulate(x0, conditioning, how.strength, how.iterations)
         if how.refine:
-            start = critic_of(adapter).refine(start, conditioning, how.refine)
+            start = critic_of(adapter).refine(start, conditioning, how.refine).noise
     between = added_noise(how.between_steps, x0, start)
     return start, generator.generate(start, conditioning, steps, seed, _denoiser(adapter), between)
 

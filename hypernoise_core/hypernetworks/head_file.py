@@ -27,6 +27,9 @@ KIND = "head"
 CRITIC = "critic."
 """What the names of a critic's weights begin with."""
 
+CRITIC_DTYPE = torch.bfloat16
+"""Of a critic's weights in a file: its answers are estimates, and half the size is worth the last digits."""
+
 CRITICS_OWN = ("width", "depth", "patch", "feature_cell")
 """Of a critic's shape, what need not be that of its head."""
 
@@ -89,7 +92,8 @@ def write_head(
     """Write a head and, where there is one, its critic; the file appears whole or not at all."""
     own: dict[str, str] = {}
     if critic is not None:
-        weights = weights | {CRITIC + name: tensor for name, tensor in critic.state_dict().items()}
+        weights = weights | {CRITIC + name: weight.to(CRITIC_DTYPE) for name, weight in critic.named_parameters()}
+        weights |= {CRITIC + name: scale for name, scale in critic.named_buffers()}
         own = {f"hypernoise.critic_{key}": str(getattr(critic.shape, key)) for key in CRITICS_OWN}
         own["hypernoise.critics"] = str(len(critic.members))
     header = {

@@ -55,6 +55,9 @@ class TrainingConfig:
     """Most CPU memory that these may take, in GiB."""
     score_share: float = 1.0
     """Share of each batch's images that are drawn and scored, for a critic. 0 if it has other scores to learn from."""
+    start_from: str | None = None
+    """HyperNoise file of the same kind and shape whose weights training goes on from, instead of from zero. A critic
+    learns anew, from noise as this hypernetwork moves it."""
     distill: str | None = None
     """HyperNoise file that the first `distill_steps` steps imitate, before the reward takes over."""
     distill_steps: int = 0
@@ -87,7 +90,7 @@ class TrainingConfig:
     """Images that a process has in memory at a time. Default: its share of the batch. A smaller value needs less memory
     and gives the same gradients."""
     max_steps: int = 1000
-    """Optimizer steps."""
+    """Optimizer steps. 0 with `start_from` trains a critic alone, for the hypernetwork in that file."""
     warmup_steps: int = 10
     """Steps over which the learning rate rises from zero."""
     decay_fraction: float = 0.0
@@ -169,6 +172,11 @@ class TrainingConfig:
             )
         if self.teacher == "gradient" and self.score_share < 1:
             raise SettingError("{score_share} is {}, and the gradient needs all scores: give 1", self.score_share)
+        if self.start_from and (self.train_type == "finetune" or self.distill or self.warm_start_pictures):
+            raise SettingError(
+                "{start_from} is where a noise hypernetwork begins: leave out {distill}, {warm_start_pictures} and "
+                "{train_type} finetune"
+            )
         if bool(self.distill) != bool(self.distill_steps):
             raise SettingError(
                 "{distill} and {distill_steps} belong together: give a file and the steps that follow it, or none"
@@ -181,9 +189,13 @@ class TrainingConfig:
             )
 
     def _check_ranges(self) -> None:
-        counts = ("rank", "batch_size", "accumulation_steps", "micro_batch_size", "pictures_per_prompt", "max_steps")
+        counts = ("rank", "batch_size", "accumulation_steps", "micro_batch_size", "pictures_per_prompt")
         more = ("steps", "height", "width", "max_skipped", "iterations", "coarsen", "head_width", "head_depth")
         require(self, counts + more, lambda v: v >= 1, "at least 1")
+        if self.start_from and self.teacher == "critic":
+            require(self, ("max_steps",), lambda v: v >= 0, "at least 1, or 0 to train a critic alone")
+        else:
+            require(self, ("max_steps",), lambda v: v >= 1, "at least 1")
         critic = ("critics", "critic_width", "critic_depth", "critic_steps", "replay")
         require(self, critic, lambda v: v >= 1, "at least 1")
         require(self, ("head_width", "critic_width"), lambda v: v % 16 == 0, "a multiple of 16")

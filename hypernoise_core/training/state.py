@@ -28,6 +28,7 @@ FIXED = {
     "critics": "the critic's weights have another shape",
     "critic_width": "the critic's weights have another shape",
     "critic_depth": "the critic's weights have another shape",
+    "start_sha256": "it began from another file",
     "distill_sha256": "its first steps followed another file",
     "distill_steps": "its first steps followed a file for another time",
     "rank": "its weights have another shape",
@@ -146,6 +147,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     return {
         **asdict(trainer.config),
         "generator": generator.name,
+        "start_sha256": trainer.start_sha256[:12] or "none",
         "distill_sha256": trainer.distill_sha256[:12] or "none",
         "denoiser_sha256": fingerprint(generator.denoiser),
         "dtype": str(generator.denoiser.dtype).removeprefix("torch."),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from .memory import explaining_out_of_memory
 from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
 from .scored import ScoredNoise, ScoredNoises
+from .start import start_from
 from .teachers import CriticTeacher, GradientTeacher, Judged, Lesson, Teacher
 from .validation import Validation
 
@@ -116,6 +117,11 @@ class Trainer:
             torch.manual_seed(config.seed)
             kind = config.hypernetwork if config.train_type == "noise" else "finetune"
             self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
+            self.start_sha256 = ""
+            if config.start_from:
+                with about("start_from"):
+                    start_from(self.adapter, generator, config.start_from)
+                    self.start_sha256 = content_sha256(config.start_from)
             with about("distill"):
                 self._model = load_hypernetwork(generator, config.distill) if config.distill else None
                 self.distill_sha256 = content_sha256(config.distill) if config.distill else ""
@@ -151,7 +157,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.config.max_steps or self.stop_reason is not None
+        critic_alone = self.config.max_steps == 0 and self.teacher.warm_up_left
+        return (self.step >= self.config.max_steps and not critic_alone) or self.stop_reason is not None
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether there is anything to save that was not there before."""
+        return self.step > 0 or (self.config.max_steps == 0 and self.finished)
 
     def events(self) -> Iterator[Event]:
         """Train to `max_steps` or to an early stop, one event at a time.
@@ -207,16 +219,29 @@ class Trainer:
         return LastLayerRegression(self.adapter)
 
     def save(self, path: str | Path, **training) -> None:
-        """Write the adapter (its moving average, where one is kept) as it now is."""
+        """Write the adapter (its moving average, where one is kept) as it now is. One that only got a critic keeps what
+        its file said of its training."""
+        if self.config.start_from and not self.step:
+            self.adapter.save(path, critic_rewards=self._rewards, **training)
+            return
         size = [self.config.height or self.generator.default_size, self.config.width or self.generator.default_size]
-        rewards = ",".join(f"{name}={weight:g}" for name, weight in self.reward.weights.items())
+        before = int(self.adapter.training.get("steps_trained", 0)) if self.config.start_from else 0
         kl = f"l2_{self.config.kl_reduction}, temperature {self.config.temperature:g}"
         if self.config.between_steps != "fresh":
             training["between_steps"] = self.config.between_steps
         with self.averaged():
             self.adapter.save(
-                path, resolution=f"{size[1]}x{size[0]}", rewards=rewards, kl=kl, steps_trained=self.step, **training
+                path,
+                resolution=f"{size[1]}x{size[0]}",
+                rewards=self._rewards,
+                kl=kl,
+                steps_trained=before + self.step,
+                **training,
             )
+
+    @property
+    def _rewards(self) -> str:
+        return ",".join(f"{name}={weight:g}" for name, weight in self.reward.weights.items())
 
     @contextmanager
     def averaged(self) -> Iterator[Adapter]:
@@ -270,7 +295,7 @@ class Trainer:
             seed = self._next_seed()
             if self.scored is None:
                 for part in self._draw(seed):
-                    self.teacher.watch(part)
+                    self.teacher.watch(self._moved_from_start(part))
             else:
                 self._watch_scored()
             self.teacher.learn(seed)
@@ -392,6 +417,14 @@ class Trainer:
         ascent = -self._clip.gradient.float().flatten(1)
         alignment = torch.cosine_similarity(delta.detach().flatten(1), ascent).sum()
         return self._told(part, judged, loss, kl, clipped=clipped, alignment=alignment)
+
+    def _moved_from_start(self, part: Lesson) -> Lesson:
+        """As training will judge it: some noise as it is drawn, some as a hypernetwork that is no longer zero moves
+        it."""
+        if not self.config.start_from:
+            return part
+        assert isinstance(self.adapter, NoiseHypernetwork)
+        return replace(part, x0=self._read_before(self.adapter, part))
 
     @torch.no_grad()
     def _read_before(self, f: NoiseHypernetwork, part: Lesson) -> Tensor:
@@ -517,7 +550,7 @@ def _check_kind(config: TrainingConfig, generator: Generator) -> None:
     """
     if config.hypernetwork not in HYPERNETWORKS:
         raise SettingError("{hypernetwork} is {!r}: choose from {}", config.hypernetwork, ", ".join(HYPERNETWORKS))
-    if config.distill_steps >= config.max_steps:
+    if config.distill and config.distill_steps >= config.max_steps:
         raise SettingError(
             "{distill_steps} is {} of {max_steps} {}: leave some for the reward", config.distill_steps, config.max_steps
         )

@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from hypernoise_core.hypernetworks.base import NoiseFunction
-from hypernoise_core.hypernetworks.critic import Critic
+from hypernoise_core.hypernetworks.critic import Critic, Promising
 from hypernoise_core.reading import Reading
 
 from .adapter import HyperNoise
@@ -53,7 +53,7 @@ class HostFunction(NoiseFunction):
         """What the denoiser makes of `x` [B, C, h, w], on its device; for a kind that reads."""
         return self._from_first_call(x, conditioning, self.fitted.read).to(x.device)
 
-    def refine(self, x: Tensor, conditioning: list | dict, iterations: int) -> Tensor:
+    def refine(self, x: Tensor, conditioning: list | dict, iterations: int) -> Promising:
         """The critic's own, with a gradient through the MODEL. A reading beforehand loads it."""
         self.critic.score(x, conditioning)
         with differentiable(self.model, self.fitted.patcher):

@@ -140,13 +140,13 @@ def test_its_critic_chooses_the_noise_that_the_cores_does(plain_comfy, case):
     assert torch.equal(before, after)
     text = random_text(2, case.width)
     with torch.no_grad():
-        expected = case.f.critic.choose(x0, text, 4)
+        expected = case.f.critic.choose(x0, text, 4).noise
         assert not torch.equal(expected, x0)
         assert torch.allclose(chosen, expected, atol=1e-6)
         expected = case.f.modulate(expected, text, 1.0, 2)
         assert torch.allclose(moved, expected, atol=1e-4)
     (climbed, _), (climbed_by_noise, _), (climbed_by_model, _) = refined
-    assert torch.allclose(climbed, case.f.critic.refine(expected, text, 2), atol=1e-3)
+    assert torch.allclose(climbed, case.f.critic.refine(expected, text, 2).noise, atol=1e-3)
     assert (climbed - expected).abs().max() > 0.01
     assert torch.equal(climbed_by_noise, climbed_by_model)
     assert torch.equal(by_noise, by_model)
