@@ -58,7 +58,7 @@ OVER_OPTIMISED, GENTLE = "--lr=1e-3", "--lr=1e-4"
 """Fine-tuning at the first collapses before its reward has risen far, so that stopping it early shows nothing: what is
 stopped at HyperNoise's reward is trained at the second."""
 GENTLE_SHARE = 1.0
-SMALL_SCALE, SMALL_BATCH = 0.02, 2
+SMALL_SCALE, SMALL_BATCH, SMALL_WIDTH = 0.02, 2, 16
 REDNESS_IN_ENSEMBLE = 25.0
 HARD_QUANTILE = 0.8
 """Share of the base's pictures that the hard reward leaves near 0."""
@@ -127,9 +127,9 @@ def hypernoise(seed: int) -> str:
 
 
 def by_recipe(scale: float, seed: int, recipe: str = "embedded", share: float = 1.0, **settings) -> dict:
-    """A training row's settings. Far below the full scale batches are small too: what a run costs at least is its warm
-    start's line search."""
-    small = {"batch_size": SMALL_BATCH} if scale < SMALL_SCALE else {}
+    """A training row's settings. Far below the full scale batches and critics are small too: what a run costs at least
+    is its warm start's line search."""
+    small = {"batch_size": SMALL_BATCH, "critic_width": SMALL_WIDTH} if scale < SMALL_SCALE else {}
     return {"recipe": recipe, "seed": seed, "share": scale * share, **small, **settings}
 
 
@@ -240,10 +240,8 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     specs = {k: v for count in GIVEN for k, v in read_again(given(count), given(count), (1, 2)).items()}
     rows.append(measuring("given-measured", sizes, specs, 110, tuple(map(given, GIVEN))))
     first, needs = critic(0), (critic(0),)
-    specs = {f"{first}-of-{n}": Spec(adapter=first, iterations=0, candidates=n) for n in CRITIC_CANDIDATES}
-    rows.append(measuring(f"{first}-candidates", sizes, specs, 200, needs))
-    specs = {f"{first}-refined-{n}": Spec(adapter=first, iterations=0, refine=n) for n in CRITIC_REFINE}
-    rows.append(measuring(f"{first}-refined", sizes, specs, 120, needs))
+    rows.append(measuring(f"{first}-candidates", sizes, candidate_specs(first, sizes), 200, needs))
+    rows.append(measuring(f"{first}-refined", sizes, refine_specs(first, sizes), 120, needs))
     specs = {
         f"{first}-of-2-1x3": Spec(adapter=first, iterations=3, candidates=2),
         f"{first}-of-4-1x3": Spec(adapter=first, iterations=3, candidates=4),
@@ -265,6 +263,17 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
         spec = spec_settings(Spec(best_of=4, steps=s, between_steps="keep"))
         rows.append(Row(name, "searched", {"spec": spec, "at": {name: 4}, **sizes.cases(PER_RENO)}, (), 60))
     return rows
+
+
+def candidate_specs(name: str, sizes: Sizes) -> dict[str, Spec]:
+    """The best of some noises by the critic of `name`, which does not move them."""
+    counts = {n: max(2, sizes.few(n)) for n in CRITIC_CANDIDATES}
+    return {f"{name}-of-{n}": Spec(adapter=name, iterations=0, candidates=count) for n, count in counts.items()}
+
+
+def refine_specs(name: str, sizes: Sizes) -> dict[str, Spec]:
+    """Noise as it is drawn, refined by the critic of `name`."""
+    return {f"{name}-refined-{n}": Spec(adapter=name, iterations=0, refine=sizes.few(n)) for n in CRITIC_REFINE}
 
 
 BETWEEN = {
@@ -444,8 +453,7 @@ def critic_timing_row(sizes: Sizes) -> Row:
     """Of what asks a critic."""
     first = critic(0)
     specs = {"base": Spec()}
-    specs |= {f"{first}-of-{n}": Spec(adapter=first, iterations=0, candidates=n) for n in CRITIC_CANDIDATES}
-    specs |= {f"{first}-refined-{n}": Spec(adapter=first, iterations=0, refine=n) for n in CRITIC_REFINE}
+    specs |= candidate_specs(first, sizes) | refine_specs(first, sizes)
     specs |= {f"{first}-of-{n}-1x3": Spec(adapter=first, iterations=3, candidates=n) for n in (2, 4)}
     specs[f"{first}-1x3-refined-3"] = Spec(adapter=first, iterations=3, refine=3)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}

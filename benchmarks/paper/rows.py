@@ -168,8 +168,8 @@ def _seconds(spec: Spec, tools, batch) -> float:
 def trained(world: World, name: str, settings: dict, results: Results) -> dict:
     """Train an adapter and keep it as `name`, and as `name@step` at each snapshot.
 
-    Settings: `recipe`; `batch_size` instead of its own; `arguments` of `python -m train` over it; `seed`; `share` of
-    the recipe's steps and warm start; `snapshots`, how many besides the first step's; `reward`
+    Settings: `recipe`; `batch_size` and `critic_width` instead of its own; `arguments` of `python -m train` over it;
+    `seed`; `share` of the recipe's steps and warm start; `snapshots`, how many besides the first step's; `reward`
     (`world.make_reward`) instead of the recipe's; `temperature_factor` on the recipe's; `verdicts`, how many scores
     there are already.
     """
@@ -217,6 +217,7 @@ def make_trainer(world: World, settings: Mapping) -> Trainer:
         config,
         max_steps=max(2, round(share * config.max_steps)),
         batch_size=settings.get("batch_size", config.batch_size),
+        critic_width=settings.get("critic_width", config.critic_width),
         warm_start_pictures=math.ceil(share * config.warm_start_pictures),
         critic_warm_up=math.ceil(share * config.critic_warm_up),
         warmup_steps=round(min(share, 1) * config.warmup_steps),
