@@ -49,8 +49,8 @@ clean:
 # torch goes first: a package that only asks for "torch" would choose its own build of it.
 $(READY): pyproject.toml requirements.txt constraints-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-dev.txt --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints-dev.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints-dev.txt --editable '.[train,dev]'
 	touch $(READY)
 
 # hpsv2's wheel lacks CLIP's vocabulary, which openai-clip has.

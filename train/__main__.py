@@ -78,7 +78,8 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
         ) from error
     verb = "trained" if trainer.finished else "stopped"
     early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""
-    _say(f"{verb} at step {trainer.step}{early}: {run.adapter_file}")
+    saved = run.adapter_file if trainer.has_trained else "there is nothing to save yet"
+    _say(f"{verb} at step {trainer.step}{early}: {saved}")
     if not trainer.finished:
         _say(f"resume with {PROG} --resume {start.folder}")
     if peak := peak_memory(device):

@@ -10,8 +10,8 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +41,7 @@ RUNS = {
 }
 """Folder of each run to its recipe."""
 
-QUICK = {"head": {"batch_size": 32, "max_steps": 120}}
+QUICK = {"head": {"batch_size": 32, "max_steps": 100}}
 """What a run takes instead of its recipe's, to be done in two minutes."""
 
 ROWS = {
@@ -69,7 +69,7 @@ class DemoArguments:
 
     save_dir: str = "outputs/demo"
     """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors. Existing files are replaced."""
-    n: int = 900
+    n: int = 600
     """Images per method; a multiple of 60."""
     scale: float = 1.0
     """Scale of the number of training steps: 0.1 for a quick look."""
@@ -94,12 +94,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     folder, begun = Path(args.save_dir), time.perf_counter()
     with _workers(args.threads) as pool:
-        _all(pool, _train, [(name, args.scale, folder / name, i) for i, name in enumerate(RUNS)])
+        training = {pool.submit(_train, name, args.scale, folder / name, i): name for i, name in enumerate(RUNS)}
+        judging = {}
+
+        def judge(run: str | None) -> None:
+            """Queue the rows of a run, or of no run: no process waits for the longest training."""
+            for row, (own, readings) in ROWS.items():
+                if run == (own if own in RUNS else None):
+                    file = folder / run / FINAL_NAME if run else own
+                    judging[row] = pool.submit(_judge, file, readings, args.n)
+
+        judge(None)
+        for future in as_completed(training):
+            future.result()
+            judge(training[future])
         trained = time.perf_counter() - begun
         with replacing(folder / FINAL_NAME) as temporary:
             shutil.copyfile(folder / "head" / FINAL_NAME, temporary)
-        todo = [(folder / own / FINAL_NAME if own in RUNS else own, i, args.n) for own, i in ROWS.values()]
-        results = dict(zip(ROWS, _all(pool, _judge, todo), strict=True))
+        results = {row: judging[row].result() for row in ROWS}
     _show(folder, results, trained)
 
 
@@ -111,10 +123,6 @@ def _workers(threads: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _all(pool: ProcessPoolExecutor, function: Callable, arguments: list[tuple]) -> list:
-    return [future.result() for future in [pool.submit(function, *own) for own in arguments]]
 
 
 def _train(name: str, scale: float, folder: Path, line: int) -> None:
