@@ -99,7 +99,7 @@ Trainer(generator: Generator, reward: RewardEnsemble, prompts: Sequence[str] | P
     validation_prompts: Sequence[str] = (), cache: str | Path | None = None, scored: Sequence[ScoredNoise] = ())
 Trainer.averaged(self) -> Iterator[Adapter]
 Trainer.diagnose(self) -> dict[str, float]
-Trainer.events(self) -> Iterator[WarmStart | StepDone | StepSkipped | Diagnosed | Validated | EarlyStop]
+Trainer.events(self) -> Iterator[WarmStart | StepDone | StepSkipped | Diagnosed | Validated | Notice | EarlyStop]
 Trainer.finished -> bool
 Trainer.has_trained -> bool
 Trainer.save(self, path: str | Path, **training) -> None

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -56,10 +57,15 @@ def _parser(arguments: type, prog: str, description: str, recipe: str | None) ->
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: Sequence[str] | None = None) -> int:
-    """Call `main`. A ValueError becomes one line on stderr and exit code 2."""
+    """Call `main`. A ValueError becomes one line on stderr and exit code 2, after a traceback if `--debug` is among the
+    arguments."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
     try:
-        main(argv)
+        main([word for word in words if word != "--debug"])
     except ValueError as error:
+        if debug:
+            traceback.print_exception(error)
         print(f"{prog}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0

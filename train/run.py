@@ -23,6 +23,7 @@ from hypernoise_core.training import (
     EarlyStop,
     Event,
     NonFiniteError,
+    Notice,
     StepDone,
     StepSkipped,
     Trainer,
@@ -109,6 +110,9 @@ class Run:
     def _tell(self, event: Event, bar: tqdm) -> None:
         if isinstance(event, WarmStart):
             bar.set_postfix_str(f"{event.what} {event.done}/{event.total}")
+            return
+        if isinstance(event, Notice):
+            bar.write(reworded(event.text, type(self.args)))
             return
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(_row(event)) + "\n")

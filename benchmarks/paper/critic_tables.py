@@ -16,6 +16,7 @@ from .plan import (
 )
 from .results import Results
 from .tables import GAP, count, number, table, times
+from .world import SHIPPED_HEAD
 
 TAUGHT = {
     "head by the gradient": ("head", SEED_READINGS),
@@ -77,6 +78,26 @@ def asked_table(results: Results) -> str:
         "best of 4 by the critic, 3 readings": f"{first}-of-4-1x3",
         "3 readings, refined 3 times": f"{first}-1x3-refined-3",
     }
+    return _asked(results, named)
+
+
+def shipped_table(results: Results) -> str:
+    """The critic of the shipped head."""
+    return _asked(
+        results,
+        {
+            "best of 4": f"{SHIPPED_HEAD}-of-4",
+            "best of 16": f"{SHIPPED_HEAD}-of-16",
+            **{f"refined {n} times": f"{SHIPPED_HEAD}-refined-{n}" for n in (3, 5, 10)},
+            "best of 4, 1 reading": f"{SHIPPED_HEAD}-of-4-1",
+            "1 reading, refined 3 times": f"{SHIPPED_HEAD}-1-refined-3",
+            "3 readings, refined 3 times": f"{SHIPPED_HEAD}-1x3-refined-3",
+        },
+    )
+
+
+def _asked(results: Results, named: dict[str, str]) -> str:
+    """Title to record."""
     rows = []
     for title, name in named.items():
         difference = results.difference(name, "base-1") if name != "base-1" else None

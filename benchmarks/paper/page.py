@@ -89,6 +89,9 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "on the critic's lower bound from plain noise, the best iterate kept. Neither runs the reward. The critic is "
         "that of the first training seed.",
         critic_tables.asked_table(results),
+        "The critic of the shipped head, which learnt from 40,000 images once the head was finished "
+        f"(`embedded-head-critic.yaml`), {PER_RENO} images a prompt:",
+        critic_tables.shipped_table(results),
         picture("calibration"),
         "### Scores that exist already",
         "The detector's yes or no on some images of the base, of training prompts, and nothing else: no image is drawn "

@@ -248,6 +248,8 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
         f"{first}-1x3-refined-3": Spec(adapter=first, iterations=3, refine=3),
     }
     rows.append(measuring(f"{first}-both", sizes, specs, 90, needs))
+    specs = {k: spec_settings(v) for k, v in shipped_critic_specs(sizes).items()}
+    rows.append(Row("shipped-critic", "measured", {"specs": specs, **sizes.cases(PER_RENO)}, (), 120))
     settings = {"of": first, "readings": [0, 3], **sizes.cases(PER_TRAINED_STEPS)}
     rows.append(Row(f"{first}-calibrated", "calibrated", settings, needs, 60))
     several = [f"--steps={CRITIC_STEPS}", "--between_steps=keep-moved", "--iterations=3"]
@@ -269,6 +271,18 @@ def candidate_specs(name: str, sizes: Sizes) -> dict[str, Spec]:
     """The best of some noises by the critic of `name`, which does not move them."""
     counts = {n: max(2, sizes.few(n)) for n in CRITIC_CANDIDATES}
     return {f"{name}-of-{n}": Spec(adapter=name, iterations=0, candidates=count) for n, count in counts.items()}
+
+
+def shipped_critic_specs(sizes: Sizes) -> dict[str, Spec]:
+    """The critic that was trained beside the shipped head once that was finished: alone, and after readings."""
+    alone, after = dict(adapter=SHIPPED_HEAD, iterations=0), dict(adapter=SHIPPED_HEAD)
+    return {
+        **{f"{SHIPPED_HEAD}-of-{n}": Spec(candidates=max(2, sizes.few(n)), **alone) for n in (4, 16)},
+        **{f"{SHIPPED_HEAD}-refined-{n}": Spec(refine=sizes.few(n), **alone) for n in (3, 5, 10)},
+        f"{SHIPPED_HEAD}-of-4-1": Spec(candidates=max(2, sizes.few(4)), **after),
+        f"{SHIPPED_HEAD}-1-refined-3": Spec(refine=sizes.few(3), **after),
+        f"{SHIPPED_HEAD}-1x3-refined-3": Spec(refine=sizes.few(3), adapter=SHIPPED_HEAD, iterations=3),
+    }
 
 
 def refine_specs(name: str, sizes: Sizes) -> dict[str, Spec]:

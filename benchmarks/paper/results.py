@@ -9,11 +9,16 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+import torch
+from safetensors.torch import load_file
+
 from hypernoise_core.embedded import GENERATOR_FOLDER, REWARD_FOLDER
+from hypernoise_core.hypernetworks.head_file import CRITIC
 from train.config import RECIPES
 
 from .measures import Record, paired
 from .plan import SEEDS, Row
+from .techniques import Spec
 from .world import SHIPPED_FILES
 
 FORMAT = 1
@@ -58,6 +63,17 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+@cache
+def weights_fingerprint(path: Path, with_critic: bool) -> str:
+    """Of the tensors in a file, those of a critic only where it is asked."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        if with_critic or not name.startswith(CRITIC):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def keys(rows: Sequence[Row]) -> dict[str, str]:
     """What each row depends on, as one word: its settings, the rows that it needs, weights and recipes."""
     found: dict[str, str] = {}
@@ -68,17 +84,21 @@ def keys(rows: Sequence[Row]) -> dict[str, str]:
             parts.append(DRAWS)
         if "recipe" in row.settings:
             parts.append(fingerprint(RECIPES / f"{row.settings['recipe']}.yaml"))
-        adapters = {spec.get("adapter") for spec in row.settings.get("specs", {}).values()}
-        adapters |= {row.settings.get("spec", {}).get("adapter")}
-        parts += [fingerprint(SHIPPED_FILES[name]) for name in sorted(SHIPPED_FILES.keys() & adapters)]
+        specs = [Spec(**spec) for spec in _specs(row)]
+        for name in sorted(SHIPPED_FILES.keys() & {spec.adapter for spec in specs}):
+            asked = any(spec.adapter == name and spec.modulation.asks_critic for spec in specs)
+            parts.append(weights_fingerprint(SHIPPED_FILES[name], asked))
         found[row.name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return found
 
 
 def draws_more_than_starts(row: Row) -> bool:
     """Whether a row trains something, or samples in several steps."""
-    specs = [*row.settings.get("specs", {}).values(), row.settings.get("spec", {})]
-    return row.leaves_weights or any(spec.get("steps", 1) > 1 for spec in specs)
+    return row.leaves_weights or any(spec.get("steps", 1) > 1 for spec in _specs(row))
+
+
+def _specs(row: Row) -> list[dict]:
+    return [*row.settings.get("specs", {}).values(), *([row.settings["spec"]] if "spec" in row.settings else [])]
 
 
 @dataclass(frozen=True)

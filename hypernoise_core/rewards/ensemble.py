@@ -10,6 +10,7 @@ from ..batch import TensorBatch
 from ..known_gradient import with_gradient
 from ..settings import SettingError
 from .base import BackboneReward, Reward
+from .checked import checked_score, placed
 from .normalization import Normalization
 
 PAPER_WEIGHTS = {"hpsv2": 5.0, "imagereward": 1.0, "clip": 0.01, "pickscore": 0.05}
@@ -69,7 +70,7 @@ class RewardEnsemble(Reward):
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
         tensors: dict[str, Tensor] = {}
         for name, reward in self._all().items():
-            with self._present(reward):
+            with self._present(reward), placed(reward):
                 tensors |= {f"{name}/{key}": tensor for key, tensor in reward.encode_text(prompts).tensors.items()}
         return TensorBatch(tensors).to(self.device)
 
@@ -82,7 +83,7 @@ class RewardEnsemble(Reward):
         scores, _ = self._judge_apart(apart, images, text, differentiate=False)
         for name, reward in together.items():
             with self._present(reward):
-                scores[name] = reward.score(images, _part(text, name)).float()
+                scores[name] = checked_score(reward, images, _part(text, name))
         return {name: scores[name] for name in chosen}
 
     def judge(self, images: Tensor, text: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,7 +100,7 @@ class RewardEnsemble(Reward):
         if gradient is not None:
             total = with_gradient(images, total, gradient)
         for name, reward in together.items():
-            own = reward.score(images, _part(text, name)).float()
+            own = checked_score(reward, images, _part(text, name))
             total = total + self.combine({name: own})
             scores[name] = own.detach()
         if differentiate:
@@ -119,7 +120,7 @@ class RewardEnsemble(Reward):
         for name, reward in self.rewards.items():
             leaf = images.detach().clone().requires_grad_()
             with self._present(reward), torch.enable_grad():
-                score = reward.score(leaf, _part(text, name))
+                score = checked_score(reward, leaf, _part(text, name))
                 if not score.isfinite().all():
                     return f"reward {name!r} returned values that are not finite"
                 if not score.requires_grad:
@@ -206,7 +207,7 @@ def _group_scores(group: Mapping[str, Reward], images: Tensor, text: TensorBatch
     """Unweighted scores of one group, from one pass of its encoder."""
     heads = {name: reward for name, reward in group.items() if isinstance(reward, BackboneReward)}
     if not heads:
-        return {name: reward.score(images, _part(text, name)).float() for name, reward in group.items()}
+        return {name: checked_score(reward, images, _part(text, name)) for name, reward in group.items()}
     features = next(iter(heads.values())).backbone.image_features(images)
     return {name: reward.score_features(features, _part(text, name)).float() for name, reward in heads.items()}
 

@@ -3,7 +3,7 @@
 from . import processes
 from .checkpoint import Checkpoint, Checkpoints, find_checkpoint
 from .config import TrainingConfig
-from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
+from .events import Diagnosed, EarlyStop, Event, Notice, StepDone, StepSkipped, Validated, WarmStart
 from .memory import OutOfMemoryError
 from .scored import ScoredNoise
 from .state import TrainerState, load_trainer_state, trainer_state
@@ -16,6 +16,7 @@ __all__ = [
     "EarlyStop",
     "Event",
     "NonFiniteError",
+    "Notice",
     "OutOfMemoryError",
     "ScoredNoise",
     "StepDone",

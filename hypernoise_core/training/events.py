@@ -59,6 +59,14 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the one who trains should know; training goes on."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
 class EarlyStop:
     """The last event of a training that ends before `max_steps`."""
 
@@ -66,4 +74,4 @@ class EarlyStop:
     reason: str
 
 
-Event = WarmStart | StepDone | StepSkipped | Diagnosed | Validated | EarlyStop
+Event = WarmStart | StepDone | StepSkipped | Diagnosed | Validated | Notice | EarlyStop

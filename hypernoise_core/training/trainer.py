@@ -26,7 +26,7 @@ from ..settings import Message, SettingError, about
 from . import processes, warm_start
 from .config import TrainingConfig
 from .encoded import EncodedPrompts
-from .events import Diagnosed, EarlyStop, Event, StepDone, StepSkipped, Validated, WarmStart
+from .events import Diagnosed, EarlyStop, Event, Notice, StepDone, StepSkipped, Validated, WarmStart
 from .memory import explaining_out_of_memory
 from .optimizers import learning_rate, make_optimizer
 from .order import PromptOrder
@@ -184,6 +184,8 @@ class Trainer:
     def _next_event(self) -> Event | None:
         if self.teacher.warm_up_left and not self.finished:
             return self._warm_up_batch()
+        if fault := self.teacher.fault():
+            return Notice(self.step, fault)
         if self.regression is not None:
             if self.warm_start_done < self.config.warm_start_pictures:
                 return self._warm_start_batch()

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from hypernoise_core.files import replacing
 from hypernoise_core.noise import added_noise
+from hypernoise_core.settings import Message
 from hypernoise_core.training import (
     Checkpoint,
     Checkpoints,
     Event,
+    Notice,
     StepDone,
     StepSkipped,
     Trainer,
@@ -149,6 +151,8 @@ class TrainingRun:
                     self.curves[name].append(event.metrics[name])
         elif isinstance(event, StepSkipped):
             self.notes.append(f"step {event.step} was skipped: {event.reason}")
+        elif isinstance(event, Notice):
+            self.notes.append(event.text.called(called) if isinstance(event.text, Message) else event.text)
 
     def _tell(self, event: Event, seconds_left: float) -> None:
         if isinstance(event, WarmStart):

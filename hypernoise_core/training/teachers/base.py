@@ -67,6 +67,10 @@ class Teacher(ABC):
     def watch(self, lesson: Lesson) -> None:  # noqa: B027, most have none
         """See pictures of noise as it was drawn, during the warm-up."""
 
+    def fault(self) -> Message | None:
+        """What its warm-up showed to be wrong, told once, and in all processes alike."""
+        return None
+
     def learn(self, seed: int) -> dict[str, float]:
         """Learn from what it has judged or watched since the last call; metrics of that. All processes call it."""
         return {}

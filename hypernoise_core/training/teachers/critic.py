@@ -62,12 +62,28 @@ class CriticTeacher(Teacher):
         self.watched = 0
         """Pictures of the warm-up that were learnt from, over all processes."""
         self.warm_up = config.critic_warm_up
+        self._untold = config.critic_warm_up > 0
+        """Whether nobody has looked at the warm-up's scores yet."""
         self._seen: list[tuple[Tensor, Reading, Tensor, Tensor]] = []
         """What was judged since the last `learn`: noises, readings, scores, and what was expected of them."""
 
     @property
     def warm_up_left(self) -> int:
         return max(0, self.warm_up - self.watched)
+
+    def fault(self) -> Message | None:
+        if not self._untold:
+            return None
+        self._untold = False
+        if self.network.std > LEAST_STD:
+            return None
+        return Message(
+            "{rewards} gave every image of the warm-up nearly the same score, {:.4g}: as long as it does, a critic "
+            "learns nothing from it. Take a reward that tells images apart (a spread of {:g} at least), other prompts, "
+            "or more {critic_warm_up}",
+            float(self.network.mean),
+            LEAST_STD,
+        )
 
     def judge(self, start: Tensor, lesson: Lesson) -> Judged:
         # The gradient is taken at once: what the call has kept is gone before the decoder needs memory.
