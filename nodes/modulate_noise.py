@@ -62,7 +62,6 @@ def refine_input() -> io.Int.Input:
         min=0,
         max=20,
         optional=True,
-        advanced=True,
         tooltip="Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call "
         "and its backward pass, and memory for it, but no VAE and no reward. Try 3. With many, the critic is fooled. "
         "This needs a head that was trained with a critic.",

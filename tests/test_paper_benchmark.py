@@ -298,7 +298,7 @@ def test_wrong_values_end_in_one_line(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_plan_fits_in_a_hundred_minutes_and_in_order(capsys):
+def test_the_plan_fits_in_two_hours_and_in_order(capsys):
     rows = plan()
     seen = set()
     for row in rows:
@@ -306,7 +306,7 @@ def test_the_plan_fits_in_a_hundred_minutes_and_in_order(capsys):
         seen.add(row.name)
     assert len(seen) == len(rows)
     alone = sum(row.seconds for row in rows if row.alone)
-    assert (sum(row.seconds for row in rows) - alone) / 2 + alone <= 100 * 60
+    assert (sum(row.seconds for row in rows) - alone) / 2 + alone <= 120 * 60
     assert len(set(keys(rows).values())) == len(rows)
     benchmark.main(["--plan"])
     assert "rows to run" in capsys.readouterr().out

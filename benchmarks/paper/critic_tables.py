@@ -21,6 +21,7 @@ from .world import SHIPPED_HEAD
 TAUGHT = {
     "head by the gradient": ("head", SEED_READINGS),
     "head by the critic": ("critic", SEED_READINGS),
+    "head by the critic, for one reading alone": ("critic-one", (1,)),
     "head by the critic, on the detector's yes or no (one seed)": ("verdict", SEED_READINGS),
     "LoRA by the gradient": ("hypernoise", (1,)),
     "LoRA by the critic": ("lora-critic", (1,)),

@@ -37,6 +37,8 @@ CRITIC_REFINE = (1, 3, 5, 10)
 """Steps of ascent on a critic, from plain noise."""
 CRITIC_STEPS = 4
 """Sampling steps that a critic's scores are of, in the row that trains for several."""
+ONE_READING_STEPS = 400
+"""Steps of 32 images of the heads that a critic trains for one reading alone."""
 GIVEN, GIVEN_STEPS = (100, 300, 1000, 3000), 120
 """Scores that exist already, for heads that are taught by nothing else, and the steps that these take."""
 HEAD_BEFORE_SEARCH = 3
@@ -230,6 +232,9 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
 
     for own in SEEDS:
         add(critic(own), "embedded-critic", own, 600)
+    one = ("--iterations=1", "--batch_size=32", f"--max_steps={ONE_READING_STEPS}")
+    for own in SEEDS:
+        add(f"critic-one-{own}", "embedded-critic", own, 300, *one, readings=(1,))
     for own in SEEDS:
         add(f"lora-critic-{own}", "embedded", own, 150, "--teacher=critic", readings=(1,))
     add("verdict", "embedded-verdict", 0, 600)
