@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .host.adapter import HyperNoiseType
-from .host.folders import EMBEDDED, adapter_names, adapter_path
+from .host.folders import EMBEDDED, adapter_names, adapter_path, fingerprint
 from .host.kinds import load_hypernoise
 
 
@@ -37,7 +37,7 @@ class HyperNoiseLoraLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file):
         path = adapter_path(file)
-        return (file, path and path.stat().st_mtime_ns)
+        return (file, path and fingerprint(path))
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:

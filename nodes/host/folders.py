@@ -37,6 +37,13 @@ def adapter_names() -> list[str]:
     return [*SHIPPED, *names]
 
 
+def fingerprint(path: Path) -> list[tuple]:
+    """What changes whenever a file, or any file in a folder, is written or replaced: also where its time is kept."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    states = [(file, file.stat()) for file in files]
+    return [(str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for file, s in states]
+
+
 def adapter_path(name: str) -> Path | None:
     """The file or PEFT folder of one of `adapter_names`, or None if it is gone."""
     if name in SHIPPED:
