@@ -1,4 +1,5 @@
-// Opens each template of the pack from the template browser of a running ComfyUI, runs the first to its end.
+// Opens each template of the pack from the template browser of a running ComfyUI, runs the first to its end, and opens
+// each blueprint.
 // node page.js URL CHROMIUM OUT TEMPLATE…   writes OUT/<template>.json (the prompt that the page would post), report.json
 // HYPERNOISE_SCREENSHOTS=… also writes OUT/<template>.png and run.png, and waits until there is something to see
 const { chromium } = require('playwright-core');
@@ -68,7 +69,7 @@ async function run(page) {
   });
   const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } });
   page.setDefaultTimeout(PATIENCE);
-  const report = { errors: [], missing: {}, compared: null };
+  const report = { errors: [], missing: {}, compared: null, blueprints: {} };
   page.on('pageerror', (error) => report.errors.push(String(error.stack || error)));
   page.on('console', (message) => {
     if (message.type() === 'error') report.errors.push(`${message.text()} ${message.location().url || ''}`);
@@ -84,6 +85,15 @@ async function run(page) {
     fs.writeFileSync(`${out}/${template}.json`, JSON.stringify(prompt, null, 2));
     if (template === templates[0]) report.compared = await run(page);
     await shoot(page, template);
+  }
+  const offered = await page.evaluate(async () => await (await fetch('/global_subgraphs')).json());
+  for (const [id, own] of Object.entries(offered).filter(([, own]) => own.info.node_pack.endsWith(PACK))) {
+    await page.evaluate(async (id) => {
+      const entry = await (await fetch(`/global_subgraphs/${id}`)).json();
+      await window.app.loadGraphData(JSON.parse(entry.data));
+    }, id);
+    report.blueprints[own.name] = (await settled(page)).prompt;
+    await shoot(page, own.name);
   }
   fs.writeFileSync(`${out}/report.json`, JSON.stringify(report, null, 2));
   await browser.close();

@@ -73,3 +73,19 @@ def test_templates_are_offered_with_thumbnails_and_notes(comfy):
         assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
         picture = comfy.text(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.jpg", binary=True)
         assert picture.startswith(b"\xff\xd8")
+
+
+def test_blueprints_are_offered_and_fit_the_nodes(comfy, nodes):
+    offered = comfy.get("/global_subgraphs")
+    ours = {own["name"]: key for key, own in offered.items() if own["info"]["node_pack"].endswith("ComfyUI-HyperNoise")}
+    assert ours.keys() == {"HyperNoise for KSampler", "Best of N"}
+    for key in ours.values():
+        blueprint = json.loads(comfy.get(f"/global_subgraphs/{key}")["data"])
+        (inside,) = blueprint["definitions"]["subgraphs"]
+        within = {str(node["id"]): node for node in inside["nodes"]}
+        for node in within.values():
+            assert [own["name"] for own in node["inputs"]] == list(inputs(nodes[node["type"]]))
+            widgets = [spec for spec in inputs(nodes[node["type"]]).values() if "default" in spec[1]]
+            assert node["widgets_values"] == [spec[1]["default"] for spec in widgets]
+        for number, widget in blueprint["nodes"][0]["properties"]["proxyWidgets"]:
+            assert widget in inputs(nodes[within[number]["type"]])

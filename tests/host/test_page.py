@@ -57,3 +57,21 @@ def test_the_slider_shows_two_different_pictures(comfy, page):
     assert len(compared["a_images"]) == len(compared["b_images"]) > 0
     for a, b in zip(compared["a_images"], compared["b_images"], strict=True):
         assert ImageChops.difference(*(Image.open(comfy.file(image)).convert("RGB") for image in (a, b))).getbbox()
+
+
+def test_a_blueprint_becomes_its_nodes_with_their_own_values(comfy, page):
+    blueprints = json.loads((page / "report.json").read_text())["blueprints"]
+    inside = {name: {n["class_type"] for n in prompt.values()} for name, prompt in blueprints.items()}
+    assert inside == {
+        "HyperNoise for KSampler": {"HyperNoiseLoraLoader", "HyperNoiseModulateModel"},
+        "Best of N": {"HyperNoiseLoadReward", "HyperNoiseKeepBest"},
+    }
+    known = comfy.get("/object_info")
+    for node in (node for prompt in blueprints.values() for node in prompt.values()):
+        words = known[node["class_type"]]["input"]
+        defaults = {
+            k: s[1]["default"]
+            for k, s in {**words["required"], **words.get("optional", {})}.items()
+            if len(s) > 1 and "default" in s[1]
+        }
+        assert {key: value for key, value in node["inputs"].items() if not isinstance(value, list)} == defaults
