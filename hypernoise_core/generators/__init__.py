@@ -13,8 +13,13 @@ from ..settings import SettingError, about
 from .base import Generator
 from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
+from .flux2_klein import Flux2Klein
+from .krea2 import Krea2
+from .qwen_image import QwenImage
 from .sana_sprint import SanaSprint
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
+from .stable_diffusion_3 import StableDiffusion3
+from .z_image import ZImage
 
 SHORT_NAMES = {
     "embedded": str(GENERATOR_FOLDER),
@@ -23,18 +28,29 @@ SHORT_NAMES = {
     "sd-turbo": "stabilityai/sd-turbo",
     "sdxl-turbo": "stabilityai/sdxl-turbo",
     "flux": "black-forest-labs/FLUX.1-schnell",
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "flux2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
+    "krea2-turbo": "krea/Krea-2-Turbo",
+    "qwen-image": "Qwen/Qwen-Image",
+    "sd3.5-turbo": "stabilityai/stable-diffusion-3.5-large-turbo",
 }
-"""Short names: those that the reference implementation's `--model` takes, and the generator in this repository."""
+"""Short names: those that the reference implementation's `--model` takes, the generator in this repository, and the
+models that most people run."""
 
 __all__ = [
     "FAMILIES",
     "SHORT_NAMES",
     "DiffusersGenerator",
     "Flux",
+    "Flux2Klein",
     "Generator",
+    "Krea2",
+    "QwenImage",
     "SanaSprint",
     "StableDiffusion",
+    "StableDiffusion3",
     "StableDiffusionXL",
+    "ZImage",
     "load_generator",
 ]
 
