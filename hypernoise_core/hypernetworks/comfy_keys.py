@@ -75,6 +75,10 @@ SWAPPED = "final_layer.adaLN_modulation.1"
 """FLUX gives shift then scale here, diffusers scale then shift: the halves of the outputs change places."""
 
 
+FLUX2_ONLY = "double_stream_modulation_img"
+"""What tells FLUX.2, on either side, from FLUX.1, whose blocks are called alike."""
+
+
 @dataclass(frozen=True)
 class KeyMap:
     """How the layers of one denoiser are called on both sides."""
@@ -149,6 +153,8 @@ def key_map(names: Iterable[str]) -> KeyMap:
     """
     names = sorted(set(names))
     firsts = {name.split(".", 1)[0] for name in names}
+    if FLUX2_ONLY in firsts:
+        return KeyMap({name: (name,) for name in names}, comfy=False)
     if "input_blocks" in firsts:
         resnets = _resnets_of_comfy(names)
         return KeyMap(_translated(names, lambda name: (_unet_to_diffusers(name, resnets),)), comfy=True)
