@@ -28,6 +28,7 @@ Generator()
 Generator.adds_noise -> bool
 Generator.as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None
 Generator.check_between_steps(self, between_steps: Literal['fresh', 'keep', 'keep-moved']) -> None
+Generator.check_steps(self, steps: int) -> None
 Generator.checkpoint_gradients(self, enabled: bool = True) -> None
 Generator.clean(self, x0: Tensor, prediction: Tensor) -> Tensor
 Generator.decode(self, latents: Tensor) -> Tensor

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from ..noise import First, streams
+from ..settings import SettingError
 from .diffusers_generator import DiffusersGenerator
 
 
@@ -34,6 +35,10 @@ class RectifiedFlow(DiffusersGenerator):
     @abstractmethod
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:
         """What `denoiser` predicts at x = s z + (1 - s) x̂ [B, C, h, w], in the same shape and in float32."""
+
+    def check_steps(self, steps: int) -> None:
+        super().check_steps(steps)
+        self._scheduler(steps, tokens=(self.default_size // self.size_multiple) ** 2, device="cpu")
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         return self._velocity(denoiser, x0, 1.0, conditioning)
@@ -63,9 +68,22 @@ class RectifiedFlow(DiffusersGenerator):
         return x
 
     def _scheduler(self, steps: int, tokens: int, device: torch.device | str) -> FlowMatchEulerDiscreteScheduler:
-        """One like the pipeline's, with its own state, for a picture of so many tokens."""
+        """One like the pipeline's, with its own state, for a picture of so many tokens.
+
+        Raises:
+            ValueError: there is no such schedule.
+        """
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
-        scheduler.set_timesteps(device=device, mu=self._shift(steps, tokens), **self._levels(steps))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scheduler.set_timesteps(device=device, mu=self._shift(steps, tokens), **self._levels(steps))
+        if not scheduler.sigmas.isfinite().all():
+            raise SettingError(
+                "{steps} is {}, and {} has no schedule of so many: its last noise level is set to {} (shift_terminal), "
+                "and with a single step that is also the first, which is pure noise; give at least 2",
+                steps,
+                self.name,
+                scheduler.config.shift_terminal,
+            )
         scheduler.set_begin_index(0)
         return scheduler
 

@@ -108,6 +108,7 @@ class Trainer:
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         _check_kind(config, generator)
         _check_scored(config, reward, scored)
+        generator.check_steps(config.steps)
         generator.check_between_steps(config.between_steps)
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:

@@ -226,6 +226,8 @@ class _Makers:
         if self._generator is None:
             self._generator = args.load_generator(args.device)
             self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
+            for steps in args.step_counts:
+                self._generator.check_steps(steps)
         if method.pair and self._adapter is None:
             with about("adapter"):
                 self._adapter = load_adapter(self._generator, args.adapter_source)
