@@ -8,8 +8,8 @@ from hypernoise_core.layers import target_names
 from hypernoise_core.noise import BETWEEN_STEPS, derive_seed
 
 
-def pipeline_pictures(generator, x0, prompts, steps, seed=0):
-    """What the pipeline's `__call__` itself returns: [B, 3, H, W] in [0, 1], differentiable."""
+def pipeline_pictures(generator, x0, prompts, steps, seed=0, **more):
+    """What the pipeline's `__call__` itself returns with `more` arguments: [B, 3, H, W] in [0, 1], differentiable."""
     pipeline = generator.pipeline
     options = {
         "sana-sprint": {
@@ -41,6 +41,7 @@ def pipeline_pictures(generator, x0, prompts, steps, seed=0):
         output_type="pt",
         return_dict=False,
         **options,
+        **more,
     )[0]
 
 

@@ -122,8 +122,9 @@ TrainingConfig(*, train_type: Literal['noise', 'finetune'] = 'noise', hypernetwo
 best_of_n(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, steps: int
     = 1, start: Start | None = None, seed: int | Sequence[int] = 0, between_steps: BetweenSteps = 'fresh') -> Found
 load_generator(model: str, device: str = 'cpu', dtype: dtype = torch.float32, *, variant: str | None = None, config:
-    str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False) ->
-    DiffusersGenerator
+    str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False, generator_lora:
+    str | None = None, scheduler: Optional[Literal['lcm', 'euler', 'ddim-trailing', 'tcd']] = None, shift: float |
+    None = None) -> DiffusersGenerator
 load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork
 load_reward(name: str, weights: str | Path | None = None, **options) -> Reward
 reno(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, iterations: int

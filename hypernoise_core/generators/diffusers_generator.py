@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
@@ -36,6 +37,8 @@ class DiffusersGenerator(Generator):
     pipeline_class: type[DiffusionPipeline]
     denoiser_name = "transformer"
     """The pipeline's component that denoises."""
+    schedulers: ClassVar[dict[str, tuple[type[SchedulerMixin], dict]]] = {}
+    """Samplers that can take the place of the pipeline's: name to diffusers' class and what changes in the config."""
 
     def __init_subclass__(cls):
         if "pipeline_class" in vars(cls):

@@ -4,6 +4,7 @@ velocity z - x̂ at x = s z + (1 - s) x̂."""
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ class RectifiedFlow(DiffusersGenerator):
 
     patch = 2
     """Latent cells along each side that the transformer sees as one token."""
+    schedulers: ClassVar = {
+        "euler": (FlowMatchEulerDiscreteScheduler, {"shift_terminal": None, "stochastic_sampling": False}),
+        "lcm": (FlowMatchEulerDiscreteScheduler, {"shift_terminal": None, "stochastic_sampling": True}),
+    }
 
     @property
     def size_multiple(self) -> int:

@@ -232,6 +232,8 @@ class Trainer:
         kl = f"l2_{self.config.kl_reduction}, temperature {self.config.temperature:g}"
         if self.config.between_steps != "fresh":
             training["between_steps"] = self.config.between_steps
+        if self.generator.lora or (self.generator.lora == "" and "generator_lora" in self.adapter.training):
+            training["generator_lora"] = self.generator.lora
         with self.averaged():
             self.adapter.save(
                 path,
