@@ -68,9 +68,8 @@ def _attention(side: str, parts: tuple[str, ...], output: str) -> dict[str, tupl
 
 def _alike(*names: str, **others: str) -> dict[str, tuple[str, ...]]:
     """Layers of the same name, and pairs of names with `__` for a dot."""
-    return {name: (name,) for name in names} | {
-        comfy.replace("__", "."): (ours.replace("__", "."),) for comfy, ours in others.items()
-    }
+    pairs = {name: name for name in names} | {a.replace("__", "."): b.replace("__", ".") for a, b in others.items()}
+    return {comfy: (ours,) for comfy, ours in pairs.items()}
 
 
 FLUX = Table(
