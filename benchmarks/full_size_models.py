@@ -7,18 +7,28 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from torch import nn
 
@@ -157,6 +167,29 @@ def flux_pipeline(transformer, vae) -> FluxPipeline:
     return FluxPipeline(scheduler, vae, None, None, None, None, transformer)
 
 
+def z_image_pipeline(transformer, vae) -> ZImagePipeline:
+    return ZImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), vae, None, None, transformer)
+
+
+def flux2_klein_pipeline(transformer, vae) -> Flux2KleinPipeline:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    return Flux2KleinPipeline(scheduler, vae, None, None, transformer, is_distilled=True)
+
+
+def krea2_pipeline(transformer, vae) -> Krea2Pipeline:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    return Krea2Pipeline(scheduler, vae, None, None, transformer, is_distilled=True)
+
+
+def qwen_image_pipeline(transformer, vae) -> QwenImagePipeline:
+    return QwenImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), vae, None, None, transformer)
+
+
+def _flow(title: str, denoiser: Callable, autoencoder: Callable, pipeline: Callable, **conditioning) -> Model:
+    """A rectified flow that the paper does not train: at the rank of FLUX."""
+    return Model(title, denoiser, autoencoder, pipeline, conditioning, rank=128, alpha=256, optimizer="adamw")
+
+
 def _sana(title: str, layers: int, heads: int, cross_heads: int) -> Model:
     return Model(
         title,
@@ -208,4 +241,37 @@ MODELS = {
     "sana-1.6b": _sana("SANA-Sprint 1.6B", 20, 70, 20),
     "flux": _flux("FLUX.1-schnell", num_layers=19, num_single_layers=38),
     "flux-two-blocks": _flux("FLUX, one block of each kind", num_layers=1, num_single_layers=1),
+    "z-image-three-blocks": _flow(
+        "Z-Image, one block of each kind",
+        lambda: ZImageTransformer2DModel(n_layers=1, n_refiner_layers=1),
+        flux_autoencoder,
+        z_image_pipeline,
+        embeds=(128, 2560),
+        mask=(128,),
+    ),
+    "flux2-klein-two-blocks": _flow(
+        "FLUX.2 klein 4B, one block of each kind",
+        lambda: Flux2Transformer2DModel(
+            num_layers=1, num_single_layers=1, num_attention_heads=24, joint_attention_dim=7680, guidance_embeds=False
+        ),
+        AutoencoderKLFlux2,
+        flux2_klein_pipeline,
+        embeds=(512, 7680),
+    ),
+    "krea2-three-blocks": _flow(
+        "Krea 2, one block of each kind",
+        lambda: Krea2Transformer2DModel(num_layers=1, num_layerwise_text_blocks=1, num_refiner_text_blocks=1),
+        AutoencoderKLQwenImage,
+        krea2_pipeline,
+        embeds=(128, 12, 2560),
+        mask=(128,),
+    ),
+    "qwen-image-one-block": _flow(
+        "Qwen-Image, one block",
+        lambda: QwenImageTransformer2DModel(num_layers=1),
+        AutoencoderKLQwenImage,
+        qwen_image_pipeline,
+        embeds=(128, 3584),
+        mask=(128,),
+    ),
 }

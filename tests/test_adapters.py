@@ -149,7 +149,17 @@ def test_a_hypernetwork_is_computed_in_plain_peft_as_the_authors_do(generator, t
     assert torch.allclose(f(x0, conditioning), generator.first_call(denoiser, x0, conditioning), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["sd-turbo", "flux"])
+LAST_IN_COMFYUI = {
+    "sd-turbo": "out.2",
+    "flux": "final_layer.linear",
+    "flux2-klein": "final_layer.linear",
+    "z-image": "final_layer.linear",
+    "krea2": "last.linear",
+    "sd3": "final_layer.linear",
+}
+
+
+@pytest.mark.parametrize("family", LAST_IN_COMFYUI)
 def test_adapters_travel_between_diffusers_and_comfyui(family, tmp_path):
     """A denoiser with ComfyUI's layers takes our file, its updates are the same, and what it saves loads here."""
     generator = tiny_generator(family)
@@ -157,7 +167,7 @@ def test_adapters_travel_between_diffusers_and_comfyui(family, tmp_path):
     f.save(tmp_path / "f.safetensors")
     host = comfy_host(generator)
     there = LoraHypernetwork.load(host, tmp_path / "f.safetensors")
-    assert there.last_layer == {"sd-turbo": "out.2", "flux": "final_layer.linear"}[family]
+    assert there.last_layer == LAST_IN_COMFYUI[family]
     x = torch.randn(5, 32)
     if family == "flux":
         fused, scale = there.network.get_submodule("single_blocks.1.linear1"), f.alpha / f.rank

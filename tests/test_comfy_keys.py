@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    Krea2Transformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
+    convert_krea2_transformer_checkpoint_to_diffusers,
     convert_ldm_unet_checkpoint,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+    convert_z_image_transformer_checkpoint_to_diffusers,
 )
 
 from hypernoise_core.hypernetworks.comfy_keys import key_map
@@ -29,6 +40,41 @@ SDXL_TURBO = {
     "projection_class_embeddings_input_dim": 2816,
 }
 FLUX_SCHNELL = {"num_layers": 2, "num_single_layers": 2}
+MODERN = {
+    "flux2-klein": (
+        Flux2Transformer2DModel,
+        {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 4, "joint_attention_dim": 96},
+        convert_flux2_transformer_checkpoint_to_diffusers,
+    ),
+    "z-image": (
+        ZImageTransformer2DModel,
+        {"n_layers": 2, "n_refiner_layers": 2, "dim": 256, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 64},
+        convert_z_image_transformer_checkpoint_to_diffusers,
+    ),
+    "krea2": (
+        Krea2Transformer2DModel,
+        {
+            "num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
+            "text_hidden_dim": 64, "text_num_attention_heads": 4, "text_num_key_value_heads": 4,
+            "text_intermediate_size": 80, "num_text_layers": 3,
+        },
+        convert_krea2_transformer_checkpoint_to_diffusers,
+    ),
+    "sd3": (
+        SD3Transformer2DModel,
+        {"num_layers": 3, "num_attention_heads": 4, "caption_projection_dim": 256, "joint_attention_dim": 96},
+        convert_sd3_transformer_checkpoint_to_diffusers,
+    ),
+    "sd3.5-medium": (
+        SD3Transformer2DModel,
+        {
+            "num_layers": 3, "num_attention_heads": 4, "caption_projection_dim": 256, "joint_attention_dim": 96,
+            "dual_attention_layers": (0, 1),
+        },
+        convert_sd3_transformer_checkpoint_to_diffusers,
+    ),
+}  # fmt: skip
+"""Class, a small configuration with every kind of layer, and diffusers' own converter of original checkpoints."""
 
 
 def layers_of(model_class, config):
@@ -51,7 +97,18 @@ def random_lora(shapes, rank=2, seed=0):
 def updates(lora, columns=4):
     """B A of each layer, its first input columns."""
     names = {key.rsplit(".lora_", 1)[0] for key in lora}
-    return {f"{n}.weight": lora[f"{n}.lora_B.weight"] @ lora[f"{n}.lora_A.weight"][:, :columns] for n in names}
+    halves = {n: (lora[f"{n}.lora_B.weight"].flatten(1), lora[f"{n}.lora_A.weight"]) for n in names}
+    return {f"{n}.weight": b @ a.flatten(1)[:, :columns] for n, (b, a) in halves.items()}
+
+
+SAME_ON_BOTH_SIDES = {
+    f"{name}.weight"
+    for name in (
+        "context_embedder", "cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2",
+        *(f"{block}.{i}.{layer}" for block in ("layers", "noise_refiner", "context_refiner") for i in range(2)
+          for layer in ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0")),
+    )
+}  # fmt: skip
 
 
 def equal(a, b):
@@ -72,6 +129,41 @@ def test_unet_names_are_those_of_diffusers_own_converter(config):
     assert convert_ldm_unet_checkpoint(original, full_config) == {tensor: tensor for tensor in tensors}
     assert key_map(keys.layers).layers == keys.layers
     assert key_map(keys.layers).comfy
+
+
+@pytest.fixture(params=MODERN)
+def modern(request):
+    """(weight shapes of the layers, diffusers' converter)."""
+    model_class, config, convert = MODERN[request.param]
+    return layers_of(model_class, config)[0], convert
+
+
+def test_updates_of_the_modern_families_are_those_of_diffusers_own_converter(modern):
+    shapes, convert = modern
+    lora, keys = random_lora(shapes), key_map(shapes)
+    assert not keys.comfy
+    original = updates(keys.to_comfy(lora), columns=None)
+    assert not original.keys() & updates(lora).keys() - SAME_ON_BOTH_SIDES
+    original |= {key.replace(".weight", ".bias"): update.flatten(1)[:, 0] for key, update in original.items()}
+    original |= {"pos_embed": torch.zeros(1)} if "x_embedder.proj.weight" in original else {}
+    converted = convert(original)
+    expected = updates(lora, columns=None)
+    assert all((converted[key] - expected[key]).abs().max() < 1e-4 for key in expected)
+
+
+def test_loras_of_the_modern_families_survive_a_visit_to_the_other_side(modern):
+    shapes, _ = modern
+    keys, lora = key_map(shapes), random_lora(shapes)
+    there = key_map(keys.layers)
+    assert there.comfy
+    assert (there.layers, there.swapped) == (keys.layers, keys.swapped)
+    assert equal(there.to_diffusers(keys.to_comfy(lora)), lora)
+    comfy_shapes = {
+        name: (sum(shapes[part][0] for part in parts), *shapes[parts[0]][1:]) for name, parts in keys.layers.items()
+    }
+    assert keys.diffusers_shapes(comfy_shapes) == shapes
+    made_there = random_lora(comfy_shapes, rank=12)
+    assert equal(keys.to_comfy(keys.to_diffusers(made_there)), made_there)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +216,24 @@ def test_models_with_one_spelling_map_to_themselves(generator):
     assert key_map(names).layers == {name: (name,) for name in names}
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["double_blocks.0.img_attn.qkv", "distilled_guidance_layer.in_proj"],  # Chroma
+        ["double_blocks.0.img_attn.qkv", "double_blocks.0.img_mlp.gate_proj"],  # Ovis
+        ["double_blocks.0.img_attn_qkv", "txt_in.individual_token_refiner.blocks.0.mlp.0"],  # HunyuanImage
+        ["down_blocks.0.0.channelwise.0", "up_blocks.0.0.depthwise"],  # Stable Cascade
+        ["input_blocks.1.0.in_layers.2", "input_blocks.1.0.other"],
+        ["single_transformer_blocks.0.attn.to_qkv_mlp_proj"],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_models_that_only_look_like_a_known_one_map_to_themselves(others):
+    keys = key_map(others)
+    assert keys.layers == {name: (name,) for name in others}
+    assert not keys.comfy
+
+
 def test_what_does_not_fit_is_named(flux_shapes):
     keys, lora = key_map(flux_shapes), random_lora(flux_shapes)
     with pytest.raises(ValueError, match="to_k"):
@@ -136,5 +246,3 @@ def test_what_does_not_fit_is_named(flux_shapes):
         keys.to_comfy({**lora, "transformer_blocks.0.attn.to_v.lora_A.weight": torch.zeros(2, 5)})
     with pytest.raises(ValueError, match="fusion"):
         keys.diffusers_shapes({"double_blocks.0.img_attn.qkv": (3072 * 3 + 1, 3072)})
-    with pytest.raises(ValueError, match="single_transformer_blocks"):
-        key_map(["single_transformer_blocks.0.unknown"])

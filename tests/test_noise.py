@@ -161,7 +161,7 @@ def by_hand(generator, clean, noise, conditioning):
     if generator.family == "flux":
         s = generator._scheduler(2, clean[0, 0].numel() // 4, clean.device).sigmas[1]
         x = (1 - s) * clean + s * noise
-        return x - s * generator._call(generator.denoiser, x, float(s), conditioning)
+        return x - s * generator._velocity(generator.denoiser, x, float(s), conditioning)
     share, amount = alphas()
     scheduler.set_timesteps(2)
     second = int(scheduler.timesteps[1])

@@ -28,6 +28,7 @@ Generator()
 Generator.adds_noise -> bool
 Generator.as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None
 Generator.check_between_steps(self, between_steps: Literal['fresh', 'keep', 'keep-moved']) -> None
+Generator.check_steps(self, steps: int) -> None
 Generator.checkpoint_gradients(self, enabled: bool = True) -> None
 Generator.clean(self, x0: Tensor, prediction: Tensor) -> Tensor
 Generator.decode(self, latents: Tensor) -> Tensor
@@ -121,8 +122,9 @@ TrainingConfig(*, train_type: Literal['noise', 'finetune'] = 'noise', hypernetwo
 best_of_n(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, steps: int
     = 1, start: Start | None = None, seed: int | Sequence[int] = 0, between_steps: BetweenSteps = 'fresh') -> Found
 load_generator(model: str, device: str = 'cpu', dtype: dtype = torch.float32, *, variant: str | None = None, config:
-    str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False) ->
-    DiffusersGenerator
+    str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False, generator_lora:
+    str | None = None, scheduler: Optional[Literal['lcm', 'euler', 'ddim-trailing', 'tcd']] = None, shift: float |
+    None = None) -> DiffusersGenerator
 load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork
 load_reward(name: str, weights: str | Path | None = None, **options) -> Reward
 reno(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, iterations: int

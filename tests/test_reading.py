@@ -13,8 +13,12 @@ from hypernoise_core.reading import inputs_of, tokens_as_grid
 SIZE = (32, 64)
 """Height and width in pixels: sides that differ tell rows from columns."""
 
-CELL = {"flux": 2}
+CELL = dict.fromkeys(["flux", "z-image", "qwen-image", "krea2", "sd3"], 2)
 """Latent cells along each side of a cell of the features, where it is not 1."""
+
+
+CHANNELS_LAST = ("z-image", "sd3")
+"""Families whose last layer returns the cells of a patch one after the other, each with all of its channels."""
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -75,7 +79,10 @@ def test_features_are_what_the_last_layer_makes_the_prediction_of(family, read):
         if isinstance(layer, nn.Conv2d):
             said = layer(reading.features)
         else:
-            said = F.pixel_shuffle(layer(reading.features.movedim(1, -1)).movedim(-1, 1), cell)
+            said = layer(reading.features.movedim(1, -1)).movedim(-1, 1)
+            if family.family in CHANNELS_LAST:
+                said = said.unflatten(1, (cell**2, -1)).transpose(1, 2).flatten(1, 2)
+            said = F.pixel_shuffle(said, cell) * (-1 if family.family == "z-image" else 1)
         assert close(said, family.first_call(family.denoiser, x0, conditioning), 1e-5)
 
 

@@ -18,7 +18,17 @@ TABLES = {
 }
 """Model, learning rate, gradient clip, rank, alpha, optimizer, batch, accumulation, epochs, side: tables 4 and 3."""
 
-TINY = {"sd-turbo": "sd-turbo", "sana": "sana-sprint", "flux": "flux"}
+TINY = {
+    "sd-turbo": "sd-turbo",
+    "sana": "sana-sprint",
+    "flux": "flux",
+    "z-image-turbo": "z-image",
+    "flux2-klein-4b": "flux2-klein",
+    "krea2-turbo": "krea2",
+    "qwen-image": "qwen-image",
+    "sd3.5-turbo": "sd3",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl-turbo",
+}
 
 
 def arguments(recipe):
@@ -37,14 +47,20 @@ def test_recipes_are_the_papers_tables(recipe):
 
 
 HEADS = ("sana-head", "sd-turbo-head", "flux-head")
+AT_MORE_STEPS = {
+    "z-image-turbo-head": 8, "flux2-klein-4b-head": 4, "krea2-turbo-head": 8, "qwen-image-head": 4,
+    "sd3.5-turbo-head": 4, "sdxl-lightning-head": 4,
+}  # fmt: skip
+"""Models that were distilled for more than one step: recipe to that number."""
 
 
-@pytest.mark.parametrize("recipe", [*TABLES, *HEADS])
+@pytest.mark.parametrize("recipe", [*TABLES, *HEADS, *AT_MORE_STEPS])
 def test_recipes_build_and_train(recipe, redness):
     args = arguments(recipe)
     generator = tiny_generator(TINY[args.model])
     config = args.training_config(len(PROMPTS))
-    small = replace(config, batch_size=2, height=32, width=32, max_steps=1, critic_warm_up=2)
+    assert config.steps == AT_MORE_STEPS.get(recipe, 1)
+    small = replace(config, batch_size=2, accumulation_steps=1, height=32, width=32, max_steps=1, critic_warm_up=2)
     trainer = Trainer(generator, redness, PROMPTS, small)
     try:
         *_, event = trainer.events()
@@ -57,4 +73,6 @@ def test_recipes_build_and_train(recipe, redness):
 
 def test_a_models_recipe_is_found_by_its_short_name():
     assert default_recipe("flux") == str(RECIPES / "flux.yaml")
-    assert default_recipe("sana-1.6b") is None
+    assert default_recipe("flux", "head") == str(RECIPES / "flux-head.yaml")
+    assert default_recipe("z-image-turbo") == str(RECIPES / "z-image-turbo-head.yaml")
+    assert default_recipe("z-image-turbo", "lora") is default_recipe("sana-1.6b") is None

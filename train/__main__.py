@@ -103,13 +103,11 @@ def _say(line: str) -> None:
 
 def _recipe(argv: Sequence[str] | None) -> str | None:
     """The defaults for the command line: `--config` if given, else the settings of the run that is resumed, else the
-    model's recipe for its kind of hypernetwork, if there is one. It is read first, because the other arguments override
-    it."""
+    model's recipe, if there is one. It is read first, because the other arguments override it."""
     if option(argv, "config"):
         return None
     behind = config_behind(option(argv, "resume"), option(argv, "save_dir"))
-    model, kind = (option(argv, name) or getattr(TrainArguments, name) for name in ("model", "hypernetwork"))
-    return behind or default_recipe(model, kind)
+    return behind or default_recipe(option(argv, "model") or TrainArguments.model, option(argv, "hypernetwork"))
 
 
 if __name__ == "__main__":

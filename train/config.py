@@ -45,8 +45,8 @@ class TrainArguments(ModelArguments, RewardArguments):
     }
 
     model: str = "embedded"
-    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
-    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, denoiser alone (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux, z-image-turbo, flux2-klein-4b, krea2-turbo, qwen-image, sd3.5-turbo."""
     task: str | None = None
     """Named prompt set: embedded (the default for that model), example-prompts, geneval, pickapic, all, t2i-compbench,
     abc-6k. Pass the folder with its published files as --prompts_dir."""
@@ -192,7 +192,8 @@ class TrainArguments(ModelArguments, RewardArguments):
     """Noise for each optimizer step. inf: a new one for every image. batch: one new one for all images. multi: always
     the same batch of noises. one: always the same single noise."""
     steps: int = 1
-    """Denoiser calls per image during training. One-step training carries over to 2 and 4 steps."""
+    """Denoiser calls per image during training. One-step training carries over to 2 and 4 steps. Take 4 or 8 for models
+    that were distilled for so many."""
     between_steps: BetweenSteps = "fresh"
     """What samplers that add noise between steps add. fresh: new noise, as the pipelines do. keep: the starting noise
     as drawn. keep-moved: the starting noise as the hypernetwork moved it."""
@@ -402,8 +403,9 @@ class TrainArguments(ModelArguments, RewardArguments):
         )
 
 
-def default_recipe(model: str, hypernetwork: str = "lora") -> str | None:
+def default_recipe(model: str, hypernetwork: str | None = None) -> str | None:
     """The recipe with a model's default arguments, or None: `recipes/<short name>.yaml` for a LoRA, for another kind of
-    hypernetwork `recipes/<short name>-<kind>.yaml`."""
-    path = RECIPES / (f"{model}.yaml" if hypernetwork == "lora" else f"{model}-{hypernetwork}.yaml")
-    return str(path) if model in SHORT_NAMES and path.is_file() else None
+    hypernetwork `recipes/<short name>-<kind>.yaml`. Without a kind, the LoRA's, or else the head's."""
+    names = {"lora": [model], None: [model, f"{model}-head"]}.get(hypernetwork, [f"{model}-{hypernetwork}"])
+    found = [path for name in names if (path := RECIPES / f"{name}.yaml").is_file()]
+    return str(found[0]) if model in SHORT_NAMES and found else None

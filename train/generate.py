@@ -48,8 +48,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
     CALLED: ClassVar = ModelArguments.CALLED | RewardArguments.CALLED
 
     model: str = "embedded"
-    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
-    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, denoiser alone (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux, z-image-turbo, flux2-klein-4b, krea2-turbo, qwen-image, sd3.5-turbo."""
     adapter: str | None = None
     """HyperNoise file, PEFT folder or its Hugging Face id. Default: the shipped adapter for the embedded model,
     none for others."""

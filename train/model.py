@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from hypernoise_core.generators import DiffusersGenerator, load_generator
+from hypernoise_core.generators.schedules import Scheduler
 
 
 @dataclass(kw_only=True)
@@ -18,7 +19,17 @@ class ModelArguments:
     variant: str | None = None
     """Variant of a diffusers model's weight files, such as fp16."""
     pipeline: str | None = None
-    """If --model is a single file with a denoiser: folder, Hugging Face id or short name of its pipeline."""
+    """If --model is a denoiser alone (a single file, or a folder or Hugging Face id of a UNet or transformer): folder,
+    Hugging Face id or short name of the pipeline whose denoiser it replaces."""
+    generator_lora: str | None = None
+    """LoRA that belongs to the model, such as Lightning, Hyper-SD, DMD2, LCM or Turbo: FILE or FILE=SCALE. The file may
+    be on the hub: owner/name/file.safetensors. It is added to the weights in memory."""
+    scheduler: Scheduler | None = None
+    """Sampler in place of the model's own: lcm, euler, ddim-trailing or tcd for Stable Diffusion models; euler or lcm
+    for rectified flows. Take the one that the model or LoRA was distilled for."""
+    shift: float | None = None
+    """Shift of a rectified flow's noise levels, the same at every size, in place of the model's own. Lightning for
+    Qwen-Image wants 3."""
     offload: bool = False
     """Keep the text encoders in CPU memory except while prompts are encoded."""
     vae_slicing: bool = False
@@ -41,4 +52,7 @@ class ModelArguments:
             offload=self.offload,
             vae_slicing=self.vae_slicing,
             vae_tiling=self.vae_tiling,
+            generator_lora=self.generator_lora,
+            scheduler=self.scheduler,
+            shift=self.shift,
         )

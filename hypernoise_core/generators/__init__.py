@@ -13,8 +13,14 @@ from ..settings import SettingError, about
 from .base import Generator
 from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
+from .flux2_klein import Flux2Klein
+from .krea2 import Krea2
+from .qwen_image import QwenImage
 from .sana_sprint import SanaSprint
+from .schedules import Scheduler, set_scheduler
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
+from .stable_diffusion_3 import StableDiffusion3
+from .z_image import ZImage
 
 SHORT_NAMES = {
     "embedded": str(GENERATOR_FOLDER),
@@ -23,18 +29,29 @@ SHORT_NAMES = {
     "sd-turbo": "stabilityai/sd-turbo",
     "sdxl-turbo": "stabilityai/sdxl-turbo",
     "flux": "black-forest-labs/FLUX.1-schnell",
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "flux2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
+    "krea2-turbo": "krea/Krea-2-Turbo",
+    "qwen-image": "Qwen/Qwen-Image",
+    "sd3.5-turbo": "stabilityai/stable-diffusion-3.5-large-turbo",
 }
-"""Short names: those that the reference implementation's `--model` takes, and the generator in this repository."""
+"""Short names: those that the reference implementation's `--model` takes, the generator in this repository, and the
+models that most people run."""
 
 __all__ = [
     "FAMILIES",
     "SHORT_NAMES",
     "DiffusersGenerator",
     "Flux",
+    "Flux2Klein",
     "Generator",
+    "Krea2",
+    "QwenImage",
     "SanaSprint",
     "StableDiffusion",
+    "StableDiffusion3",
     "StableDiffusionXL",
+    "ZImage",
     "load_generator",
 ]
 
@@ -49,44 +66,53 @@ def load_generator(
     offload: bool = False,
     vae_slicing: bool = False,
     vae_tiling: bool = False,
+    generator_lora: str | None = None,
+    scheduler: Scheduler | None = None,
+    shift: float | None = None,
 ) -> DiffusersGenerator:
     """Load a few-step model and freeze it.
 
     Args:
         model: a folder saved by diffusers, a Hugging Face id, one of `SHORT_NAMES`, or a `.safetensors` file with a
-            denoiser (alone or in a whole checkpoint, with diffusers' names or the original ones).
+            denoiser (alone or in a whole checkpoint, with diffusers' names or the original ones). With `config` also a
+            folder or Hugging Face id of a denoiser alone.
         device: where the model runs, such as `cuda`.
         dtype: of the weights. Noise, residuals and images are float32 in any case.
         variant: of the weight files, such as `fp16`, as in diffusers.
-        config: only for a single file: folder, Hugging Face id or short name of the pipeline that the denoiser belongs
-            to. Everything else is loaded from there.
+        config: for a denoiser alone: folder, Hugging Face id or short name of the pipeline that it belongs to.
+            Everything else is loaded from there.
         offload: keep the text encoders in CPU memory and move them to the device only while prompts are encoded.
         vae_slicing: decode the images of a batch one at a time: less memory, the same images.
         vae_tiling: decode large images in overlapping tiles: far less memory, slightly different images.
+        generator_lora: `FILE` or `FILE=SCALE`, a LoRA that belongs to the generator, such as one that makes a few steps
+            enough. It is added to the weights in memory.
+        scheduler: the sampler that such a model or LoRA wants, in place of its pipeline's.
+        shift: the static shift of a rectified flow's noise levels, in place of its pipeline's.
 
     Raises:
-        ValueError: nothing is found there, no family here runs its pipeline class, or what its UNet predicts is not
-            known.
+        ValueError: nothing is found there, no family here runs its pipeline class, what its UNet predicts is not known,
+            the LoRA does not fit, or the family cannot use the scheduler.
     """
     check_device(device)
-    single_file = Path(model).suffix == ".safetensors"
-    if single_file and not Path(model).is_file():
+    if Path(model).suffix == ".safetensors" and not Path(model).is_file():
         raise SettingError("{model} is {!r}: there is no such file", model)
-    if single_file and not config:
+    if Path(model).suffix == ".safetensors" and not config:
         raise SettingError(
             "{model} is {!r}, which holds only a denoiser: name its pipeline with {config}, such as sd-turbo", model
         )
-    base = config if single_file and config else model
+    base = config or model
     source = SHORT_NAMES.get(base, base)
-    with about("config" if single_file else "model"):
+    with about("config" if config else "model"):
         family = _family(base, source)
     components = {}
     try:
-        if single_file:
+        if config:
             components[family.denoiser_name] = _load_denoiser(family.denoiser_name, model, source, dtype)
         pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
     except (OSError, HfHubHTTPError, ValueError, RuntimeError) as error:
         raise SettingError("{model} is {!r}, which does not load: {}", model, _remedy(error, source)) from error
+    name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
+    set_scheduler(pipeline, family, scheduler, shift, name)
     for key, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
             component.to(device)
@@ -94,9 +120,17 @@ def load_generator(
         pipeline.vae.enable_slicing()
     if vae_tiling:
         pipeline.vae.enable_tiling()
-    name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
-    with about("config" if single_file else "model"):
-        return family(pipeline, name, offload)
+    lora = _fuse_lora(pipeline, family.denoiser_name, generator_lora, name) if generator_lora else ""
+    with about("config" if config else "model"):
+        generator = family(pipeline, name, offload)
+    generator.lora = lora  # of a LoRA in the model's own files nothing is known
+    return generator
+
+
+def _fuse_lora(pipeline: DiffusionPipeline, denoiser_name: str, told: str, name: str) -> str:
+    from .generator_lora import fuse_generator_lora  # needs peft
+
+    return fuse_generator_lora(pipeline, denoiser_name, told, name)
 
 
 def _family(model: str, source: str) -> type[DiffusersGenerator]:
@@ -110,8 +144,11 @@ def _family(model: str, source: str) -> type[DiffusersGenerator]:
 
 
 def _load_denoiser(name: str, path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
-    """The denoiser in a single file, built as the pipeline at `source` describes it."""
+    """The denoiser at `path`, a single file or as diffusers saves one, built as the pipeline at `source` describes
+    it."""
     denoiser_class = getattr(diffusers, DiffusionPipeline.load_config(source)[name][1])
+    if Path(path).suffix != ".safetensors":
+        return denoiser_class.from_pretrained(path, torch_dtype=dtype)
     try:
         denoiser = denoiser_class.from_single_file(path, config=source, subfolder=name, torch_dtype=dtype)
     except Exception as error:  # diffusers' converters fail in many ways on what they do not know

@@ -35,6 +35,8 @@ class Generator(ABC):
     default_size: int
     """Side, in pixels, of the pictures that the model was trained on."""
     device: torch.device
+    lora: str | None = None
+    """The LoRA in its weights: `name=scale hash`; empty for none, None where that is not known."""
 
     @property
     def size_multiple(self) -> int:
@@ -138,12 +140,16 @@ class Generator(ABC):
                 of x0, and what `first` returns for it, [B, C, h, w], is added to that noise from then on.
 
         Raises:
-            ValueError: fewer than 1 step; `between` where no noise is added; `first` with a single step, or where fresh
-                noise is added between steps.
+            ValueError: as of `check_steps`; `between` where no noise is added; `first` with a single step, or where
+                fresh noise is added between steps.
         """
+        self.check_steps(steps)
+        return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser, between, first))
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError for fewer than 1, and where the sampler has no schedule of so many."""
         if steps < 1:
             raise SettingError("{steps} is {}: give at least 1", steps)
-        return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser, between, first))
 
     def check_between_steps(self, between_steps: BetweenSteps) -> None:
         """Raises ValueError where there is no choice but `fresh`."""

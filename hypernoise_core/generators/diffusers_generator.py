@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
@@ -14,6 +15,10 @@ from .base import Generator
 
 FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
 """diffusers pipeline class name to the family that runs it."""
+
+
+DEFAULT_SIZE = 1024
+"""Side of the pictures, in pixels, of pipelines that state it in their `__call__` alone."""
 
 
 class DiffusersGenerator(Generator):
@@ -32,6 +37,8 @@ class DiffusersGenerator(Generator):
     pipeline_class: type[DiffusionPipeline]
     denoiser_name = "transformer"
     """The pipeline's component that denoises."""
+    schedulers: ClassVar[dict[str, tuple[type[SchedulerMixin], dict]]] = {}
+    """Samplers that can take the place of the pipeline's: name to diffusers' class and what changes in the config."""
 
     def __init_subclass__(cls):
         if "pipeline_class" in vars(cls):
@@ -54,8 +61,8 @@ class DiffusersGenerator(Generator):
         self.latent_channels = self.denoiser.config.in_channels
         self.latent_scale = pipeline.vae_scale_factor
         self.latent_scaling = self.autoencoder.config.get("scaling_factor") or 1.0
-        sample_size = self.denoiser.config.get("sample_size") or pipeline.default_sample_size  # in latent cells
-        self.default_size = sample_size * self.latent_scale
+        cells = self.denoiser.config.get("sample_size") or getattr(pipeline, "default_sample_size", None)
+        self.default_size = cells * self.latent_scale if cells else DEFAULT_SIZE
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
@@ -82,14 +89,22 @@ class DiffusersGenerator(Generator):
     def decode(self, latents: Tensor) -> Tensor:
         config = self.autoencoder.config
         latents = latents.to(self.autoencoder.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        pictures = self.autoencoder.decode(latents, return_dict=False)[0].float()
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        return as_pictures(self.autoencoder.decode(latents, return_dict=False)[0])
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         for module in (self.denoiser, self.autoencoder):
-            if not module._supports_gradient_checkpointing:  # AutoencoderDC; its up blocks hold most of the activations
-                checkpoint_layers(module.decoder.up_blocks, enabled)
-            elif enabled:
-                module.enable_gradient_checkpointing()
-            else:
-                module.disable_gradient_checkpointing()
+            self._checkpoint(module, enabled)
+
+    @staticmethod
+    def _checkpoint(module: ModelMixin, enabled: bool) -> None:
+        if not module._supports_gradient_checkpointing:  # its decoder's up blocks hold most of the activations
+            checkpoint_layers(module.decoder.up_blocks, enabled)
+        elif enabled:
+            module.enable_gradient_checkpointing()
+        else:
+            module.disable_gradient_checkpointing()
+
+
+def as_pictures(decoded: Tensor) -> Tensor:
+    """An autoencoder's output in [-1, 1] as pictures in [0, 1], in float32."""
+    return (decoded.float() / 2 + 0.5).clamp(0, 1)

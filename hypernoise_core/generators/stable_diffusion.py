@@ -5,9 +5,18 @@ import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import zip_longest
+from typing import ClassVar
 
 import torch
-from diffusers import SchedulerMixin, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    TCDScheduler,
+)
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
@@ -18,12 +27,22 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a UNet may return: the noise, the velocity, or the clean latents themselves."""
 
 
+TRAILING = {"timestep_spacing": "trailing", "clip_sample": False}
+"""Timesteps from pure noise on, and latents that may leave [-1, 1]."""
+
+
 class StableDiffusion(DiffusersGenerator):
     """A `StableDiffusionPipeline` that was distilled to a few steps without guidance."""
 
     family = "sd-turbo"
     pipeline_class = StableDiffusionPipeline
     denoiser_name = "unet"
+    schedulers: ClassVar = {
+        "euler": (EulerDiscreteScheduler, TRAILING),
+        "lcm": (LCMScheduler, {}),
+        "ddim-trailing": (DDIMScheduler, TRAILING),
+        "tcd": (TCDScheduler, {}),
+    }
 
     def __init__(self, pipeline: StableDiffusionPipeline, name: str, offload: bool = False):
         super().__init__(pipeline, name, offload)

@@ -5,6 +5,7 @@ A kind is imported when it is asked for: ComfyUI runs them without diffusers and
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def load_adapter(generator: Generator, path: str | Path) -> Adapter:
     Raises:
         ValueError: nothing there, damaged, or another model's.
     """
-    return adapter_class(read_kind(path)).load(generator, path)
+    return _loaded(read_kind(path), generator, path)
 
 
 def load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork:
@@ -60,6 +61,28 @@ def load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwo
             f"{path} is a LoRA that was fine-tuned into its generator for comparison, and moves no noise: give a noise "
             "hypernetwork"
         )
-    found = adapter_class(kind).load(generator, path)
+    found = _loaded(kind, generator, path)
     assert isinstance(found, NoiseHypernetwork)
     return found
+
+
+def _loaded(kind: str, generator: Generator, path: str | Path) -> Adapter:
+    """Warns where the generator has another LoRA in its weights than the one that the file was trained on."""
+    found = adapter_class(kind).load(generator, path)
+    trained_on = found.training.get("generator_lora", "")
+    if generator.lora is not None and _content(trained_on) != _content(generator.lora):
+        warnings.warn(
+            f"{path} was trained with {_told(trained_on)}, and is used with "
+            f"{_told(generator.lora)} now: the generator makes other pictures of a noise",
+            stacklevel=3,
+        )
+    return found
+
+
+def _content(lora: str) -> str:
+    """Scale and hash of a generator's LoRA, whatever its file is called."""
+    return lora.rpartition("=")[2]
+
+
+def _told(lora: str) -> str:
+    return f"the generator LoRA {lora}" if lora else "no generator LoRA"

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .comfy_tables import TABLES
+
 A, B = "lora_A.weight", "lora_B.weight"
 
 UNET_ENDS = {
@@ -34,45 +36,6 @@ UNET_RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-FLUX_ENDS = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.adaLN_modulation.1": "norm_out.linear",
-    "final_layer.linear": "proj_out",
-}
-FLUX_BLOCKS = {
-    "double_blocks": (
-        "transformer_blocks",
-        {
-            "img_mod.lin": ("norm1.linear",),
-            "txt_mod.lin": ("norm1_context.linear",),
-            "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-            "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-            "img_attn.proj": ("attn.to_out.0",),
-            "txt_attn.proj": ("attn.to_add_out",),
-            "img_mlp.0": ("ff.net.0.proj",),
-            "img_mlp.2": ("ff.net.2",),
-            "txt_mlp.0": ("ff_context.net.0.proj",),
-            "txt_mlp.2": ("ff_context.net.2",),
-        },
-    ),
-    "single_blocks": (
-        "single_transformer_blocks",
-        {
-            "modulation.lin": ("norm.linear",),
-            "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-            "linear2": ("proj_out",),
-        },
-    ),
-}
-SWAPPED = "final_layer.adaLN_modulation.1"
-"""FLUX gives shift then scale here, diffusers scale then shift: the halves of the outputs change places."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +46,8 @@ class KeyMap:
     """ComfyUI's layer to the diffusers layers whose outputs it computes, in the order of its output rows."""
     comfy: bool
     """The names that the map was made from are ComfyUI's own."""
+    swapped: frozenset[str] = frozenset()
+    """ComfyUI's layers the halves of whose outputs change places."""
 
     def diffusers_name(self, layer: str) -> str:
         """The diffusers name of a ComfyUI layer that is not fused."""
@@ -112,7 +77,7 @@ class KeyMap:
                 missing = next(part for part in parts if part not in pairs)
                 raise ValueError(f"no LoRA for {missing}: ComfyUI's {name} needs all of {', '.join(parts)}")
             a, b = _fuse(found)
-            result[f"{name}.{A}"], result[f"{name}.{B}"] = a, _swap_halves(b) if name == SWAPPED else b
+            result[f"{name}.{A}"], result[f"{name}.{B}"] = a, _swap_halves(b) if name in self.swapped else b
         return result
 
     def to_diffusers(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,7 +89,7 @@ class KeyMap:
         result = {}
         for name, (a, b) in _pairs(weights, self.layers.keys()).items():
             parts = self.layers[name]
-            split = _split(a, _swap_halves(b) if name == SWAPPED else b, len(parts))
+            split = _split(a, _swap_halves(b) if name in self.swapped else b, len(parts))
             for part, (part_a, part_b) in zip(parts, split, strict=True):
                 result[f"{part}.{A}"], result[f"{part}.{B}"] = part_a, part_b
         return result
@@ -142,27 +107,41 @@ class KeyMap:
 def key_map(names: Iterable[str]) -> KeyMap:
     """The map of the denoiser whose Linear and Conv2d layers have these names, diffusers' or ComfyUI's.
 
-    Models that ComfyUI runs under diffusers' own names (SANA) map to themselves.
-
-    Raises:
-        ValueError: names of a UNet or of FLUX with one among them that neither side knows.
+    Models whose names are known here on one side only map to themselves: those that ComfyUI runs under diffusers' own
+    (SANA, Qwen-Image), and those that look like a known one but have a layer of their own (Chroma, Stable Cascade).
     """
     names = sorted(set(names))
+    try:
+        return _known(names)
+    except _Unknown:
+        return KeyMap({name: (name,) for name in names}, comfy=False)
+
+
+class _Unknown(ValueError):
+    """A layer that the tables here do not have."""
+
+
+def _known(names: list[str]) -> KeyMap:
+    """The map by the rules for UNets and the tables of transformers.
+
+    Raises:
+        _Unknown: a layer is in none of them.
+    """
     firsts = {name.split(".", 1)[0] for name in names}
     if "input_blocks" in firsts:
         resnets = _resnets_of_comfy(names)
         return KeyMap(_translated(names, lambda name: (_unet_to_diffusers(name, resnets),)), comfy=True)
-    if firsts & {"double_blocks", "single_blocks"}:
-        return KeyMap(_translated(names, _flux_to_diffusers), comfy=True)
     if "down_blocks" in firsts:
         count = len(_numbers(names, r"down_blocks\.0\.resnets\.(\d+)\."))
         attentions = _numbers(names, r"up_blocks\.(\d+)\.attentions\.")
         comfy_names = _translated(names, lambda name: _unet_to_comfy(name, count, attentions))
         return KeyMap({comfy_name: (name,) for name, comfy_name in comfy_names.items()}, comfy=False)
-    if "single_transformer_blocks" in firsts:
-        translated = sorted(set(_translated(names, _flux_to_comfy).values()))
-        return KeyMap(_translated(translated, _flux_to_diffusers), comfy=False)
-    return KeyMap({name: (name,) for name in names}, comfy=False)
+    for table in TABLES:
+        if table.comfy <= firsts or table.diffusers <= firsts:
+            comfy = table.comfy <= firsts
+            theirs = names if comfy else sorted(set(_translated(names, table.to_comfy).values()))
+            return KeyMap(_translated(theirs, table.to_diffusers), comfy, table.swapped(theirs))
+    raise _Unknown
 
 
 def _translated(names: Iterable[str], translate: Callable) -> dict:
@@ -172,29 +151,13 @@ def _translated(names: Iterable[str], translate: Callable) -> dict:
         try:
             result[name] = translate(name)
         except (KeyError, ValueError, StopIteration) as error:
-            raise ValueError(f"layer {name} has no known counterpart between diffusers and ComfyUI") from error
+            raise _Unknown(name) from error
     return result
 
 
 def _numbers(names: Iterable[str], pattern: str) -> set[int]:
     """What the pattern's group matches at the beginning of names."""
     return {int(match[1]) for name in names if (match := re.match(pattern, name))}
-
-
-def _flux_to_diffusers(name: str) -> tuple[str, ...]:
-    if name in FLUX_ENDS:
-        return (FLUX_ENDS[name],)
-    side, number, rest = name.split(".", 2)
-    blocks, table = FLUX_BLOCKS[side]
-    return tuple(f"{blocks}.{number}.{part}" for part in table[rest])
-
-
-def _flux_to_comfy(name: str) -> str:
-    if name in FLUX_ENDS.values():
-        return _key_of(name, FLUX_ENDS)
-    blocks, number, rest = name.split(".", 2)
-    side, table = next((side, table) for side, (ours, table) in FLUX_BLOCKS.items() if ours == blocks)
-    return f"{side}.{number}.{next(key for key, parts in table.items() if rest in parts)}"
 
 
 def _key_of(value: str, table: dict[str, str]) -> str:

@@ -50,6 +50,7 @@ class Modulation:
         Raises:
             ValueError: these cannot be used together; nothing has been drawn.
         """
+        generator.check_steps(steps)
         if self.candidates < 1:
             raise SettingError("{candidates} is {}: give at least 1", self.candidates)
         if self.refine < 0:

@@ -108,6 +108,7 @@ class Trainer:
         generator.noise(1, config.height, config.width)  # refuses a size that does not fit
         _check_kind(config, generator)
         _check_scored(config, reward, scored)
+        generator.check_steps(config.steps)
         generator.check_between_steps(config.between_steps)
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
@@ -231,6 +232,8 @@ class Trainer:
         kl = f"l2_{self.config.kl_reduction}, temperature {self.config.temperature:g}"
         if self.config.between_steps != "fresh":
             training["between_steps"] = self.config.between_steps
+        if self.generator.lora or (self.generator.lora == "" and "generator_lora" in self.adapter.training):
+            training["generator_lora"] = self.generator.lora
         with self.averaged():
             self.adapter.save(
                 path,

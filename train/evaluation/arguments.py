@@ -34,8 +34,8 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     """embedded: the embedded world, without a download. The other benchmarks generate images in their official layouts
     under --save_dir and score them. Run the same command again to continue (docs/evaluation.md)."""
     model: str = "embedded"
-    """Folder saved by diffusers, Hugging Face id, single file (with --pipeline), or a short name: embedded, sana,
-    sana-1.6b, sd-turbo, sdxl-turbo, flux."""
+    """Folder saved by diffusers, Hugging Face id, denoiser alone (with --pipeline), or a short name: embedded, sana,
+    sana-1.6b, sd-turbo, sdxl-turbo, flux, z-image-turbo, flux2-klein-4b, krea2-turbo, qwen-image, sd3.5-turbo."""
     adapter: str | None = None
     """HyperNoise file of any kind, PEFT folder or its Hugging Face id. Default: the shipped adapter for the
     embedded model, none (base alone) for others."""

@@ -226,6 +226,8 @@ class _Makers:
         if self._generator is None:
             self._generator = args.load_generator(args.device)
             self._generator.noise(1, args.height, args.width)  # refuses a size that does not fit
+            for steps in args.step_counts:
+                self._generator.check_steps(steps)
         if method.pair and self._adapter is None:
             with about("adapter"):
                 self._adapter = load_adapter(self._generator, args.adapter_source)
@@ -247,7 +249,8 @@ def _settings(args: EvaluateArguments) -> dict:
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
-    names = ("benchmark", "model", "variant", "pipeline", "dtype", "seed", "height", "width")
+    names = ("benchmark", "model", "variant", "pipeline", "generator_lora", "scheduler", "shift", "dtype")
+    names += ("seed", "height", "width")
     own = {name: getattr(args, name) for name in names}
     how = asdict(args.modulation)
     how |= {name: None for name in OF_ADAPTER if name in how and not adapter}
