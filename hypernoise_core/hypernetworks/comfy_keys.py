@@ -142,12 +142,26 @@ class KeyMap:
 def key_map(names: Iterable[str]) -> KeyMap:
     """The map of the denoiser whose Linear and Conv2d layers have these names, diffusers' or ComfyUI's.
 
-    Models that ComfyUI runs under diffusers' own names (SANA) map to themselves.
-
-    Raises:
-        ValueError: names of a UNet or of FLUX with one among them that neither side knows.
+    Models whose names are known here on one side only map to themselves: those that ComfyUI runs under diffusers' own
+    (SANA), and those that look like a UNet or FLUX.1 but have a layer of their own (FLUX.2, Chroma, Stable Cascade).
     """
     names = sorted(set(names))
+    try:
+        return _known(names)
+    except _Unknown:
+        return KeyMap({name: (name,) for name in names}, comfy=False)
+
+
+class _Unknown(ValueError):
+    """A layer that the tables here do not have."""
+
+
+def _known(names: list[str]) -> KeyMap:
+    """The map by the tables of UNets and FLUX.1.
+
+    Raises:
+        _Unknown: a layer is in none of them.
+    """
     firsts = {name.split(".", 1)[0] for name in names}
     if "input_blocks" in firsts:
         resnets = _resnets_of_comfy(names)
@@ -162,7 +176,7 @@ def key_map(names: Iterable[str]) -> KeyMap:
     if "single_transformer_blocks" in firsts:
         translated = sorted(set(_translated(names, _flux_to_comfy).values()))
         return KeyMap(_translated(translated, _flux_to_diffusers), comfy=False)
-    return KeyMap({name: (name,) for name in names}, comfy=False)
+    raise _Unknown
 
 
 def _translated(names: Iterable[str], translate: Callable) -> dict:
@@ -172,7 +186,7 @@ def _translated(names: Iterable[str], translate: Callable) -> dict:
         try:
             result[name] = translate(name)
         except (KeyError, ValueError, StopIteration) as error:
-            raise ValueError(f"layer {name} has no known counterpart between diffusers and ComfyUI") from error
+            raise _Unknown(name) from error
     return result
 
 
