@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+from .families import FAMILIES, RandomClip, model_of, patcher_of, vae_of
+
 os.fsync = lambda handle: None  # as in tests/conftest.py: no waiting for the disk
 
 COUNTS = {"weight patches": 0}
@@ -221,21 +223,6 @@ class ProbeStamp(io.ComfyNode):
         return io.NodeOutput(latent)
 
 
-class RandomClip:
-    """Conditionings of random numbers, each prompt its own and as long as it has letters."""
-
-    def __init__(self, width, pooled):
-        self.width, self.pooled = width, pooled
-
-    def tokenize(self, text):
-        return text
-
-    def encode_from_tokens_scheduled(self, text):
-        random = torch.Generator().manual_seed(sum(map(ord, text)))
-        tokens = torch.randn(1, 1 + len(text), self.width, generator=random)
-        return [[tokens, {"pooled_output": torch.randn(1, self.pooled, generator=random)}]]
-
-
 class ProbeClipAndVae(io.ComfyNode):
     """A CLIP of random numbers and a TAESD with random weights, for models whose own are too large for a test."""
 
@@ -358,21 +345,6 @@ class ProbeModulated(io.ComfyNode):
         return io.NodeOutput({"samples": moved})
 
 
-def patcher_of(config, weights=None):
-    """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(weights or {}, "")
-    if weights:
-        model.load_model_weights(weights, "")
-    else:
-        random = torch.Generator().manual_seed(0)
-        for name, weight in model.diffusion_model.named_parameters():  # ComfyUI's layers come without any
-            scale = weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.1
-            weight.copy_(torch.randn(weight.shape, generator=random) * scale + ("norm" in name and weight.dim() == 1))
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
-
-
 class ProbeSdxl(io.ComfyNode):
     """An SDXL of any depth from a file; ComfyUI's loaders know it by its full depth."""
 
@@ -387,25 +359,22 @@ class ProbeSdxl(io.ComfyNode):
         return io.NodeOutput(patcher_of(comfy.supported_models.SDXL(config), weights))
 
 
-class ProbeZImage(io.ComfyNode):
-    """A Z-Image of one layer; ComfyUI's loaders know it by its full width."""
+class ProbeFamily(io.ComfyNode):
+    """A family of ComfyUI's own at toy size: MODEL, CLIP and VAE with random weights."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="ProbeZImage", inputs=[io.Int.Input("width")], outputs=[io.Model.Output()])
+        return io.Schema(
+            node_id="ProbeFamily",
+            inputs=[io.String.Input("family")],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
 
     @classmethod
-    def execute(cls, width):
-        config = comfy.supported_models.ZImage(
-            {
-                "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "cap_feat_dim": width,
-                "n_layers": 1, "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 2,
-                "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
-                "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0,
-                "pad_tokens_multiple": 32,
-            }
-        )  # fmt: skip
-        return io.NodeOutput(patcher_of(config))
+    def execute(cls, family):
+        family = FAMILIES[family]
+        model = model_of(family)
+        return io.NodeOutput(model, RandomClip(family.width, family.pooled, family.more), vae_of(model))
 
 
 class ProbeExtension(ComfyExtension):
@@ -421,7 +390,7 @@ class ProbeExtension(ComfyExtension):
             ProbeSlowModel,
             ProbeModulated,
             ProbeSdxl,
-            ProbeZImage,
+            ProbeFamily,
             ProbeStamp,
             ProbeClipAndVae,
             ProbeEncode,
