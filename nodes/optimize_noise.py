@@ -14,6 +14,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from hypernoise_core.search import reno_path
 
+from .host.call import still
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.packages import missing
 from .host.reward import RewardType, table
@@ -114,8 +115,6 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
         x0 = noise.generate_noise({**latent_image, "samples": samples})
         if not torch.count_nonzero(x0):
             raise ValueError("noise: it is all zero: connect RandomNoise or Modulate Noise")
-        if samples.dim() == 5 and samples.shape[2] > 1:
-            raise ValueError("latent_image: it holds a video, and the search is for still images: give it length 1")
         with torch.inference_mode(False), torch.enable_grad():
             generator = HostGenerator(model, clip, vae, default_size=0, sampling=how)
             generator.default_size = min(samples.shape[-2:]) * generator.latent_scale
@@ -125,8 +124,8 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 generator.check(denoiser_steps)
             settings = {"iterations": iterations, "lr": lr, "steps": denoiser_steps, "seed": noise.seed}
             with reward.present(generator.device), generator.training():
-                start = x0.clone().flatten(1, x0.dim() - 3)  # without the time axis of one picture
-                found = _optimize(generator, reward.ensemble, start.to(generator.device), prompt, settings)
+                start = still(x0).clone().to(generator.device)
+                found = _optimize(generator, reward.ensemble, start, prompt, settings)
             comfy.model_management.soft_empty_cache()
         report = table({"before": found.before, "after": found.after})
         output = (FoundNoise(found.noise.view(x0.shape), noise.seed), found.images, found.after.tolist(), report)

@@ -30,6 +30,9 @@ PREVIEW_SIDE = 1024
 BEFORE = "lora"
 """What workflows train that do not say it."""
 
+BLIND = "this model's last layer is not on a grid over the picture: predictions and noise alone are read"
+"""A note for the user."""
+
 
 class HyperNoiseTrain(io.ComfyNode):
     @classmethod
@@ -220,6 +223,7 @@ class HyperNoiseTrain(io.ComfyNode):
         scores_file=NO_FILE,
         **settings,
     ):
+        from hypernoise_core.hypernetworks.head import features_of
         from hypernoise_core.training.scores_file import read_scores
 
         from .host.generator import HostGenerator
@@ -242,6 +246,8 @@ class HyperNoiseTrain(io.ComfyNode):
             generator.load()
             with generator.training():
                 generator.check(config.steps)
+                if blind := not features_of(generator)[0]:
+                    config = replace(config, head_reads="prediction")
             bar = comfy.utils.ProgressBar(config.max_steps)
 
             def show(step, text, picture):
@@ -259,6 +265,8 @@ class HyperNoiseTrain(io.ComfyNode):
                     preview_every,
                     show,
                 )
+                if blind:
+                    run.notes.append(BLIND)
                 run.train()
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")

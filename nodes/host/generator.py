@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -26,7 +27,7 @@ from hypernoise_core.noise import First, streams
 from hypernoise_core.reading import Reading, inputs_of
 
 from .adapter import check_conditioning
-from .call import raw_output
+from .call import raw_output, still
 from .differentiation import Recomputation, leave_inference_mode
 from .features import patch_size, picture_grid
 from .identity import identity, latent_space, makes_stills
@@ -132,6 +133,11 @@ class HostGenerator(Generator):
             self.first_call(self.denoiser, x0, first)
         except torch.OutOfMemoryError:
             raise
+        except ZeroDivisionError as error:
+            raise ValueError(
+                f"width and height: {type(self._patcher.model).__name__} cannot make pictures as small as "
+                f"{self.trial_size} pixels: give more"
+            ) from error
         except (RuntimeError, TypeError, KeyError, AttributeError) as error:
             text = self._conds[0].get("cross_attn")
             shape = "" if text is None else f", {list(text.shape)}"
@@ -188,8 +194,8 @@ class HostGenerator(Generator):
         with inputs_of(denoiser.get_submodule(self.last_layer)) as received:
             denoised = call()
         grids = [self.as_grid(tokens, *x0.shape[-2:]) for tokens in received]
-        features = None if any(grid is None for grid in grids) else _in_order(grids, self._called_for)
-        return denoised, Reading(denoised, features)
+        whole = [grid is not None and len(grid) == len(rows) for grid, rows in zip_longest(grids, self._called_for)]
+        return denoised, Reading(denoised, _in_order(grids, self._called_for) if all(whole) else None)
 
     def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
         return picture_grid(self.denoiser, tokens, height, width)
@@ -241,11 +247,9 @@ class HostGenerator(Generator):
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
         latents = self._patcher.model.process_latent_out(self._timed(latents))
-        if vae.latent_dim == 2:
-            latents = _still(latents)
-        elif latents.dim() == 4:
-            latents = latents.unsqueeze(2)
-        pictures = _still(self._vae_patcher.model.decode(latents.to(self._vae_patcher.load_device, vae.vae_dtype)))
+        latents = still(latents) if vae.latent_dim == 2 else still(latents).unsqueeze(2)
+        pictures = self._vae_patcher.model.decode(latents.to(self._vae_patcher.load_device, vae.vae_dtype))
+        pictures = pictures[:, :, 0] if pictures.dim() == 5 else pictures
         return vae.process_output(pictures.to(latents.device).float().clone()).clamp(0, 1)  # it writes in place
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
@@ -278,7 +282,7 @@ class HostGenerator(Generator):
                     parts.append(wrapper(model.apply_model, inputs))
                 else:
                     parts.append(model.apply_model(inputs["input"], inputs["timestep"], **c))
-        return _still(_in_order(parts, self._called_for))
+        return still(_in_order(parts, self._called_for))
 
     def _model_conds(self, numbers: Sequence[int], x: Tensor, kind: str) -> list[dict]:
         """ComfyUI's inputs of the denoiser besides noise and time, for each row."""
@@ -321,11 +325,6 @@ def _undynamic(patcher: ModelPatcher) -> ModelPatcher:
             "model: with dynamic VRAM, training loads the model a second time, and this model's loader cannot do that: "
             "use one of ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
         ) from error
-
-
-def _still(x: Tensor) -> Tensor:
-    """Without the time axis, if there is one: its first picture."""
-    return x[:, :, 0] if x.dim() == 5 else x
 
 
 def _in_order(parts: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Tensor:

@@ -1,6 +1,7 @@
 """A node pack for tests: exact tensors out of ComfyUI, and what it does to weights."""
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -140,7 +141,9 @@ class ProbeEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent):
-        return io.NodeOutput({"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])})
+        ratio = [latent["downscale_ratio_spacial"]] if "downscale_ratio_spacial" in latent else []  # older hosts: none
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratio)
+        return io.NodeOutput({"samples": samples})
 
 
 class ProbePreview(io.ComfyNode):
@@ -181,6 +184,28 @@ class ProbeNoise(io.ComfyNode):
                 return -noise.generate_noise(latent)
 
         return io.NodeOutput(Flipped())
+
+
+class ProbeShiftedNoise(io.ComfyNode):
+    """A NOISE with a number added to every cell."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeShiftedNoise",
+            inputs=[io.Noise.Input("noise"), io.Float.Input("by", min=-1.0, max=1.0)],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, by):
+        class Shifted:
+            seed = noise.seed
+
+            def generate_noise(self, latent):
+                return noise.generate_noise(latent) + by
+
+        return io.NodeOutput(Shifted())
 
 
 class ProbeSlowModel(io.ComfyNode):
@@ -279,18 +304,21 @@ class ProbeGenerator(io.ComfyNode):
                 io.String.Input("prompts"),
                 io.Int.Input("steps"),
                 io.Int.Input("seed"),
+                io.String.Input("sampling", default="{}", optional=True),
             ],
             outputs=[io.Image.Output(), io.Latent.Output(), io.Latent.Output()],
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed):
+    def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed, sampling="{}"):
         pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
         bridge = importlib.import_module(f"{pack}.nodes.host.generator")
         differentiation = importlib.import_module(f"{pack}.nodes.host.differentiation")
+        how = importlib.import_module(f"{pack}.nodes.host.sampling").Sampling(**json.loads(sampling))
         x0 = noise.generate_noise(latent)
+        x0 = x0[:, :, 0] if x0.dim() == 5 else x0
         with torch.inference_mode(False), torch.enable_grad():
-            generator = bridge.HostGenerator(model, clip, vae, 64)
+            generator = bridge.HostGenerator(model, clip, vae, 64, how)
             conditioning = generator.encode(prompts.split("|"))
             generator.load()
             gradients = []
@@ -366,7 +394,9 @@ class ProbeFamily(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="ProbeFamily",
-            inputs=[io.String.Input("family")],
+            inputs=[
+                io.String.Input("family", extra_dict={"classes": {name: f.config for name, f in FAMILIES.items()}})
+            ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
@@ -387,6 +417,7 @@ class ProbeExtension(ComfyExtension):
             ProbeEmptyLatent,
             ProbePreview,
             ProbeNoise,
+            ProbeShiftedNoise,
             ProbeSlowModel,
             ProbeModulated,
             ProbeSdxl,
