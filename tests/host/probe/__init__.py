@@ -328,12 +328,13 @@ class ProbeGenerator(io.ComfyNode):
                 def passes(x=x, again=again):
                     generator.checkpoint_gradients(again)
                     images = generator.generate(x, conditioning, steps, seed)
-                    images.square().sum().backward()
+                    if images.requires_grad:  # not every sampler is differentiable
+                        images.square().sum().backward()
                     yield images.detach()
 
                 with generator.training():
                     (images,) = differentiation.each_with_mutations(passes())
-                gradients.append({"samples": x.grad})
+                gradients.append({"samples": torch.zeros_like(x0) if x.grad is None else x.grad})
         return io.NodeOutput(images.movedim(1, -1), *gradients)
 
 
