@@ -41,11 +41,11 @@ def check_quantized(denoiser: nn.Module) -> None:
     for name, layer in kinds.values():
         try:
             weight = full_weight(layer, torch.zeros(1, device=_device(layer)))
-            if weight.dtype in FULL and tuple(weight.shape[:2]) == _sides(layer):
+            if type(weight) in (Tensor, nn.Parameter) and weight.dtype in FULL and weight.shape[:2] == _sides(layer):
                 continue
-            reason = f"it gives {list(weight.shape)} of {weight.dtype}"
-        except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-            reason = str(error)
+            reason = f"it gives a {type(weight).__name__} {list(weight.shape)} of {weight.dtype}"
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
         raise ValueError(
             f"model: {name} is quantized in a way ({type(layer).__name__}) whose weights cannot be had for training "
             f"({reason}): train on the model's 16 bit file, what is trained works on both"
@@ -89,11 +89,18 @@ def gradients_through(layers: Iterable[nn.Module]) -> Iterator[None]:
                 vars(layer)["forward"] = forward
 
 
-def _through(layer: nn.Module, forward: Callable, x: Tensor, *args, **kwargs) -> Tensor:
-    if args or kwargs or not (torch.is_grad_enabled() and x.requires_grad):
+def _through(layer: nn.Module, forward: Callable, x: Tensor, **kwargs) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(x, **kwargs)
+    if not x.requires_grad:
         with torch.no_grad():
-            return forward(x, *args, **kwargs)
-    return _Linear.apply(x, layer, forward)
+            return _unshared(forward(x, **kwargs))
+    return _Linear.apply(x, layer, partial(forward, **kwargs))
+
+
+def _unshared(y: Tensor) -> Tensor:
+    """Blocks may overwrite it, which autograd forbids for a view that was made without it."""
+    return y.clone() if y._is_view() else y
 
 
 class _Linear(torch.autograd.Function):
@@ -102,7 +109,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer, forward):
         ctx.layer, ctx.like = layer, (x.dtype, x.device)
-        return forward(x.detach())
+        return _unshared(forward(x.detach()))
 
     @staticmethod
     def backward(ctx, slope):

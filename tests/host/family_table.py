@@ -26,21 +26,21 @@ SIDES = {"PixArt-α": 320, "PixArt-Σ": 320, "Stable Cascade C": 84}
 """Pixels, where 64 are not possible."""
 
 
-def works(comfy: Comfy, family: str, kind: str) -> str:
+def works(comfy: Comfy, family: str, kind: str, quantized: str = "") -> str:
     """`yes` if a hypernetwork of this kind is trained, saved, loaded and moves noise; else the node's own sentence.
 
     Raises:
         AssertionError: the base has changed, or nothing is moved.
         ComfyError: a raw exception.
     """
-    name = f"family-{kind}-{re.sub('[^a-zΑ-ω0-9]+', '-', family.lower())}"
+    name = f"family-{kind}-{re.sub('[^a-zΑ-ω0-9]+', '-', family.lower())}{quantized}"
     file = f"{name}_00001_.safetensors"
     try:
-        before, trained = _pictures(comfy, family, train=dict(name=name, hypernetwork=kind))
+        before, trained = _pictures(comfy, family, quantized, train=dict(name=name, hypernetwork=kind))
     except ComfyError as error:
         assert re.match(r"[a-z_]+: ", str(error)), error
         return f"not possible because {error}"
-    after, loaded = _pictures(comfy, family, file=file)
+    after, loaded = _pictures(comfy, family, quantized, file=file)
     assert torch.equal(before, after)
     assert torch.equal(trained, loaded)
     assert trained.isfinite().all()
@@ -48,10 +48,12 @@ def works(comfy: Comfy, family: str, kind: str) -> str:
     return "yes"
 
 
-def _pictures(comfy: Comfy, family: str, train: dict | None = None, file: str = "") -> list[torch.Tensor]:
+def _pictures(
+    comfy: Comfy, family: str, quantized: str, train: dict | None = None, file: str = ""
+) -> list[torch.Tensor]:
     """Latents from one noise as it is and moved by what is trained now, or by what lies in `file`."""
     g, side = Graph(), SIDES.get(family, 64)
-    model = g.ProbeFamily(family=family)
+    model = g.ProbeFamily(family=family, quantized=quantized)
     clip, vae = output(model, 1), output(model, 2)
     if train:
         reward = g.HyperNoiseLoadReward(

@@ -23,6 +23,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 
 from .families import FAMILIES, RandomClip, model_of, patcher_of, vae_of
+from .quantized import quantized_model_of
 
 os.fsync = lambda handle: None  # as in tests/conftest.py: no waiting for the disk
 
@@ -396,15 +397,16 @@ class ProbeFamily(io.ComfyNode):
         return io.Schema(
             node_id="ProbeFamily",
             inputs=[
-                io.String.Input("family", extra_dict={"classes": {name: f.config for name, f in FAMILIES.items()}})
+                io.String.Input("family", extra_dict={"classes": {name: f.config for name, f in FAMILIES.items()}}),
+                io.String.Input("quantized", default="", optional=True),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls, family):
+    def execute(cls, family, quantized=""):
         family = FAMILIES[family]
-        model = model_of(family)
+        model = quantized_model_of(family, quantized) if quantized else model_of(family)
         return io.NodeOutput(model, RandomClip(family.width, family.pooled, family.more), vae_of(model))
 
 

@@ -245,7 +245,7 @@ FAMILIES = {
 
 def patcher_of(config, weights=None):
     """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(torch.float32, torch.float32 if config.quant_config else None)
     model = config.get_model(weights or {}, "")
     if weights:
         model.load_model_weights(weights, "")
