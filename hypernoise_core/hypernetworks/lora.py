@@ -206,8 +206,8 @@ class _Zero(nn.Linear):
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self:
-        device = next(layer.parameters()).device
-        return cls(*reversed(weight_shape(layer)), bias=False, device=device).requires_grad_(False)
+        device, (outputs, inputs) = next(layer.parameters()).device, weight_shape(layer)
+        return cls(inputs, outputs, bias=False, device=device).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:-1], self.out_features)

@@ -55,8 +55,8 @@ def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int
         init_lora_weights="gaussian",
     )
     hosts = {type(denoiser.get_submodule(name)) for name in ranks}  # ComfyUI's quantized linears are no nn.Linear
-    linears = {kind: LoraLinear for kind in hosts if not issubclass(kind, TARGETS)}
-    config._register_custom_module({nn.Conv2d: _DenseConv2d, **linears})
+    adapted: dict[type[nn.Module], type[nn.Module]] = {k: LoraLinear for k in hosts if not issubclass(k, TARGETS)}
+    config._register_custom_module({nn.Conv2d: _DenseConv2d, **adapted})
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():
         if isinstance(module, LoraLayer):
