@@ -246,7 +246,8 @@ class HyperNoiseTrain(io.ComfyNode):
             generator.load()
             with generator.training():
                 generator.check(config.steps)
-                if blind := not features_of(generator)[0]:
+                read = config.hypernetwork == "head" or config.teacher == "critic"
+                if blind := read and not features_of(generator)[0]:
                     config = replace(config, head_reads="prediction")
             bar = comfy.utils.ProgressBar(config.max_steps)
 

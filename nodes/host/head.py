@@ -89,8 +89,8 @@ class _OfStills(nn.Module):
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         return self.critic(still(x), reading)
 
-    def lower_bound(self, x: Tensor, reading: Reading) -> Tensor:
-        return self.critic.lower_bound(still(x), reading)
+    def with_bound(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        return self.critic.with_bound(still(x), reading)
 
 
 def _whole_picture(call: FirstCall) -> dict:
