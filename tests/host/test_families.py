@@ -24,8 +24,16 @@ def documented():
     return {row[0]: row[1:] for row in rows}
 
 
+QUICK = {"PixArt-Σ", "FLUX.2", "Chroma", "ERNIE-Image", "Qwen-Image", "Krea 2", "PixelDiT"}
+"""Those that need something of their own; the others take long."""
+
+
+def listed(family):
+    return family if family in QUICK else pytest.param(family, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", names())
+@pytest.mark.parametrize("family", map(listed, names()))
 def test_the_docs_say_what_works(comfy, family, kind):
     assert documented()[family][1 + KINDS.index(kind)] == works(comfy, family, kind)
 
