@@ -1,6 +1,7 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
 # make test   install, lint, check format and types, run the tests in two processes (PROCESSES=0 for none but its own)
 # make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
+# make family-table   try every image family of that ComfyUI's again, and write docs/models.md's table
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
 # make benchmark   the paper's comparisons on the embedded generator: benchmarks/results, docs/results.md (ARGS=--fresh)
 # make embedded   train the embedded generator, its reward and its adapter again from nothing (hours)
@@ -16,7 +17,7 @@ PACKAGES_SITE := $(PACKAGES)/lib/python3.10/site-packages
 export OMP_NUM_THREADS ?= 1
 PROCESSES ?= 2
 
-.PHONY: demo test test-host format benchmark embedded reward-packages clean
+.PHONY: demo test test-host family-table format benchmark embedded reward-packages clean
 
 demo: $(READY)
 	$(BIN)/python -m train.demo
@@ -29,6 +30,9 @@ test: $(READY)
 
 test-host: $(READY)
 	$(BIN)/python -m pytest tests/host
+
+family-table: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m host.family_table
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

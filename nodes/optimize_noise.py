@@ -14,9 +14,11 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from hypernoise_core.search import reno_path
 
-from .host.inputs import denoiser_steps_input, text_and_vae_inputs
+from .host.call import still
+from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.packages import missing
 from .host.reward import RewardType, table
+from .host.sampling import take_sampling
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                     tooltip="Step size. The paper uses 5. Smaller values stay closer to the incoming noise.",
                 ),
                 denoiser_steps_input(
-                    "Denoiser calls per image during the search, sampled as with lcm and scheduler simple. Noise "
-                    "found at 1 step also works at more."
+                    "Denoiser calls per image during the search. Noise found at 1 step also works at more."
                 ),
+                *sampling_inputs("It must be differentiable."),
             ],
             outputs=[
                 io.Noise.Output(tooltip="For SamplerCustomAdvanced, with the same latent."),
@@ -97,10 +99,12 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, model, clip, vae, reward, latent_image, prompt, iterations, lr, denoiser_steps=1
+        cls, noise, model, clip, vae, reward, latent_image, prompt, iterations, lr, denoiser_steps=1, **sampling
     ) -> io.NodeOutput:
         from .host.generator import HostGenerator
 
+        how = take_sampling(sampling)
+        how.check_differentiable(model)
         ratio = latent_image.get("downscale_ratio_spacial", None)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"], ratio)
         if torch.count_nonzero(samples):
@@ -112,15 +116,19 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
         if not torch.count_nonzero(x0):
             raise ValueError("noise: it is all zero: connect RandomNoise or Modulate Noise")
         with torch.inference_mode(False), torch.enable_grad():
-            generator = HostGenerator(model, clip, vae, default_size=samples.shape[-2])
+            generator = HostGenerator(model, clip, vae, default_size=0, sampling=how)
+            generator.default_size = min(samples.shape[-2:]) * generator.latent_scale
             generator.encode([prompt])
             generator.load()
+            with generator.training():
+                generator.check(denoiser_steps)
             settings = {"iterations": iterations, "lr": lr, "steps": denoiser_steps, "seed": noise.seed}
             with reward.present(generator.device), generator.training():
-                found = _optimize(generator, reward.ensemble, x0.clone().to(generator.device), prompt, settings)
+                start = still(x0).clone().to(generator.device)
+                found = _optimize(generator, reward.ensemble, start, prompt, settings)
             comfy.model_management.soft_empty_cache()
         report = table({"before": found.before, "after": found.after})
-        output = (FoundNoise(found.noise, noise.seed), found.images, found.after.tolist(), report)
+        output = (FoundNoise(found.noise.view(x0.shape), noise.seed), found.images, found.after.tolist(), report)
         return io.NodeOutput(*output, ui=ui.PreviewText(report))
 
 

@@ -14,12 +14,13 @@ from comfy_api.latest import io, ui
 from hypernoise_core.settings import naming
 
 from .host.adapter import HyperNoiseType
-from .host.inputs import denoiser_steps_input, text_and_vae_inputs
+from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.kinds import load_hypernoise
 from .host.packages import missing
 from .host.progress_text import show_text
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
+from .host.sampling import take_sampling
 from .host.scores import scores_files, scores_path
 
 PREVIEW_SIDE = 1024
@@ -28,6 +29,9 @@ PREVIEW_SIDE = 1024
 
 BEFORE = "lora"
 """What workflows train that do not say it."""
+
+BLIND = "this model's last layer is not on a grid over the picture: predictions and noise alone are read"
+"""A note for the user."""
 
 
 class HyperNoiseTrain(io.ComfyNode):
@@ -137,8 +141,8 @@ class HyperNoiseTrain(io.ComfyNode):
                     tooltip="Steps between previews on the node.",
                 ),
                 denoiser_steps_input(
-                    "Denoiser calls per image during training, sampled as with lcm and scheduler simple. A "
-                    "hypernetwork trained at 1 step also works at more."
+                    "Denoiser calls per image during training. Set what you sample with. A hypernetwork trained at 1 "
+                    "step also works at more."
                 ),
                 io.Combo.Input(
                     "optimizer",
@@ -176,6 +180,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     tooltip="Images in memory at a time; 0 for the whole batch. The result stays the same.",
                 ),
                 *_hypernetwork_inputs(),
+                *sampling_inputs("With teacher gradient it must be differentiable."),
             ],
             outputs=[
                 HyperNoiseType.Output(
@@ -218,25 +223,32 @@ class HyperNoiseTrain(io.ComfyNode):
         scores_file=NO_FILE,
         **settings,
     ):
+        from hypernoise_core.hypernetworks.head import features_of
         from hypernoise_core.training.scores_file import read_scores
 
-        from .host.generator import HostGenerator, check_lora_names
+        from .host.generator import HostGenerator
         from .host.training_run import TrainingRun, called, find_place, keep_picture
 
         with torch.inference_mode(False), torch.enable_grad(), naming(called):
             texts = collect_prompts(prompts, prompts_file)
+            sampling = take_sampling(settings)
             config = training_config(**settings)
+            if config.teacher == "gradient":
+                sampling.check_differentiable(model, ", or train with teacher critic")
             scored = []
             if scores_file != NO_FILE:
                 config = replace(config, score_share=0.0)
                 scored = read_scores(scores_path(scores_file), config.width, config.height)
             place = find_place(name, resume)
-            generator = HostGenerator(model, clip, vae, default_size=config.height)
-            if config.hypernetwork == "lora":
-                check_lora_names(generator.denoiser)
+            generator = HostGenerator(model, clip, vae, min(config.height, config.width), sampling)
             generator.noise(1, config.height, config.width)  # refuses a size that does not fit
             generator.encode(["", *texts, *(row.prompt for row in scored)])
             generator.load()
+            with generator.training():
+                generator.check(config.steps)
+                read = config.hypernetwork == "head" or config.teacher == "critic"
+                if blind := read and not features_of(generator)[0]:
+                    config = replace(config, head_reads="prediction")
             bar = comfy.utils.ProgressBar(config.max_steps)
 
             def show(step, text, picture):
@@ -254,6 +266,8 @@ class HyperNoiseTrain(io.ComfyNode):
                     preview_every,
                     show,
                 )
+                if blind:
+                    run.notes.append(BLIND)
                 run.train()
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")

@@ -42,6 +42,7 @@ Generator.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, 
 Generator.noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor
 Generator.read(self, x0: Tensor, conditioning: TensorBatch) -> Reading
 Generator.size_multiple -> int
+Generator.trial_size -> int
 HeadHypernetwork(generator: Generator, network: HeadNetwork, info: HeadInfo, critic: CriticNetwork | None = None)
 HeadHypernetwork.following(self, x0: Tensor, strength: float = 1.0) -> First
 HeadHypernetwork.from_config(generator: Generator, config: TrainingConfig) -> HeadHypernetwork

@@ -44,6 +44,11 @@ class Generator(ABC):
         return self.latent_scale
 
     @property
+    def trial_size(self) -> int:
+        """Side, in pixels, of the small picture that the denoiser is tried on to learn about its layers."""
+        return 2 * self.size_multiple
+
+    @property
     def adds_noise(self) -> bool:
         """Whether its sampler adds noise between steps. Without it, it keeps its starting noise."""
         return False
@@ -89,7 +94,7 @@ class Generator(ABC):
             if is_target(module)
         ]
         try:
-            side = 2 * self.size_multiple
+            side = self.trial_size
             with torch.no_grad():
                 self.first_call(self.denoiser, self.noise(1, side, side), self.encode([""]))
         finally:

@@ -155,7 +155,7 @@ def head_shape(
 def features_of(generator: Generator) -> tuple[int, int]:
     """The number of features and the side of their cells in latent cells, from one reading of the smallest noise.
     (0, 0) if the generator gives no features."""
-    side = 2 * generator.size_multiple
+    side = generator.trial_size
     x = generator.noise(1, side, side)
     grid = generator.read(x, generator.encode([""])).features
     return (0, 0) if grid is None else (grid.shape[1], x.shape[-2] // grid.shape[-2])

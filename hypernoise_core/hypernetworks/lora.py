@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from ..generators.base import Generator
-from ..layers import TARGETS, target_names
+from ..layers import TARGETS, is_target, target_names, weight_shape
 from ..noise import BetweenSteps, added_noise
 from ..settings import SettingError
 from .adapter_file import AdapterInfo, denoiser_fingerprint, layer_ranks, read_adapter, write_adapter
@@ -187,12 +187,27 @@ class FineTunedDenoiser(DenoiserLora):
 
 def _zero_layer(network: nn.Module, name: str) -> None:
     """Give `network` a zeroed layer of its own in place of the shared one."""
-    modules = dict(network.named_modules())
-    if not isinstance(modules.get(name), TARGETS):
+    layer = dict(network.named_modules()).get(name)
+    if layer is None or not is_target(layer):
         near = ", ".join(n for n in target_names(network) if "." not in n)
         raise SettingError(
             "{last_layer} {!r} is no Linear or Conv2d of this denoiser: leave it out, or try {}", name, near
         )
-    layer = modules[name]
+    if not isinstance(layer, TARGETS) or any(type(p) is not nn.Parameter for p in layer.parameters(recurse=False)):
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, _Zero.of(layer))
+        return
     for key, parameter in list(layer.named_parameters(recurse=False)):
         setattr(layer, key, nn.Parameter(torch.zeros_like(parameter), requires_grad=False))
+
+
+class _Zero(nn.Linear):
+    """In place of a host's own linear, whose quantized weights cannot be zeroed as others are."""
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self:
+        device, (outputs, inputs) = next(layer.parameters()).device, weight_shape(layer)
+        return cls(inputs, outputs, bias=False, device=device).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.out_features)

@@ -9,10 +9,11 @@ import re
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Conv2d as LoraConv2d
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ..layers import lora_settings
+from ..layers import TARGETS, lora_settings
 
 ADAPTER = "hypernoise"
 
@@ -53,7 +54,11 @@ def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int
         target_modules="|".join(map(re.escape, ranks)),  # a list would also match by the end of a name
         init_lora_weights="gaussian",
     )
-    config._register_custom_module({nn.Conv2d: _DenseConv2d})
+    hosts: set[type[nn.Module]] = {
+        type(denoiser.get_submodule(name)) for name in ranks
+    }  # ComfyUI's quantized linears are no nn.Linear
+    adapted = {kind: LoraLinear for kind in hosts if not issubclass(kind, TARGETS)}
+    config._register_custom_module({nn.Conv2d: _DenseConv2d, **adapted})
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():
         if isinstance(module, LoraLayer):

@@ -10,9 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
+from torch import Tensor, nn
 
-from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from hypernoise_core.reading import Reading
 
 from .call import FirstCall
@@ -26,7 +25,8 @@ class FittedHyperNoise(ABC):
     keeps_norm = False
     is_told = False
     coarsen: int = 1
-    critic: CriticNetwork | None = None
+    critic: nn.Module | None = None
+    """With the methods of the core's `CriticNetwork`."""
     patcher: ModelPatcher
     """Through it ComfyUI loads and unloads the hypernetwork's weights like any model's."""
 

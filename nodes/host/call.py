@@ -44,6 +44,20 @@ class FirstCall:
         return raw_output(self.model.model_sampling, self.sigma, self.x, denoised)
 
 
+def still(x: Tensor) -> Tensor:
+    """Latents [B, C, h, w], or with a time axis of one picture, [B, C, 1, h, w], as [B, C, h, w].
+
+    Raises:
+        ValueError: the time axis holds more.
+    """
+    if x.dim() == 5 and x.shape[2] > 1:
+        raise ValueError(
+            f"latent_image: it holds a video of {x.shape[2]} latent frames, and this is for still images: set its "
+            "length to 1"
+        )
+    return x[:, :, 0] if x.dim() == 5 else x
+
+
 def raw_output(sampling, sigma: Tensor, x: Tensor, denoised: Tensor) -> Tensor:
     """What the denoiser returned, from what ComfyUI made of it: that is affine for every kind of prediction."""
     zero, one = torch.zeros_like(x), torch.ones_like(x)

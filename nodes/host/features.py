@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
@@ -43,34 +43,46 @@ def picture_grid(denoiser: nn.Module, features: Tensor, height: int, width: int)
     """What enters the last layer as a grid over the picture.
 
     Args:
-        features: [B, F, h', w'], or tokens [B, N, F].
+        features: [B, F, h', w'], [B, h', w', F], either with a time axis of one picture, or tokens [B, N, F].
         height, width: of the latents, in cells.
 
     Returns:
-        [B, F, h', w'], float32, or None where it is not known which tokens are the picture's.
+        [B, F, h', w'], float32, or None where it is not known what is where in the picture.
     """
     patch = patch_size(denoiser)
+    if features.dim() == 5:
+        features = features[:, 0] if features.shape[1] == 1 else features[:, :, 0]
+    if features.dim() == 4 and not _covers(features.shape[2:], height, width):
+        features = features.movedim(-1, 1)
+    if features.dim() == 4:
+        return features.float() if _covers(features.shape[2:], height, width) else None
     if features.dim() == 3 and patch:
         rows, columns = -(-height // patch), -(-width // patch)  # ComfyUI fills sides up to whole patches
         start = _first_picture_token(denoiser, features.shape[1], rows * columns)
-        picture = features[:, start : start + rows * columns]
+        features = features[:, start : start + rows * columns]
         height, width = rows, columns
-    else:
-        picture = features
-    grid = tokens_as_grid(picture, height, width)
+    grid = tokens_as_grid(features, height, width)
     return None if grid is None else grid.float()
+
+
+def _covers(grid: Sequence[int], height: int, width: int) -> bool:
+    """Whether a grid's cells are squares of latent cells; the last ones of a side may stick out."""
+    rows, columns = grid
+    cell = max(1, -(-height // rows))
+    return (rows, columns) == (-(-height // cell), -(-width // cell))
 
 
 def patch_size(denoiser: nn.Module) -> int | None:
     """Latent cells along each side of a token, where the denoiser says so."""
-    patch = vars(denoiser).get("patch_size")
+    own = vars(denoiser)
+    patch = own.get("patch_size", own.get("patch"))  # Krea 2 calls it so
     patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
     return patch if isinstance(patch, int) else None
 
 
 def _first_picture_token(denoiser: nn.Module, count: int, picture: int) -> int:
-    """Lumina 2 and Z-Image keep text before the picture, each filled up to a multiple."""
-    if type(denoiser).__name__ != "NextDiT":
+    """Lumina 2, Z-Image and Krea 2 keep text before the picture; the first two fill each up to a multiple."""
+    if type(denoiser).__name__ not in ("NextDiT", "SingleStreamDiT"):
         return 0
     multiple = getattr(denoiser, "pad_tokens_multiple", None) or 1
     return count - -(-picture // multiple) * multiple

@@ -52,12 +52,12 @@ class FreeReading:
         noise, start = self.noise.to(x), self.start.to(x)
         call = FirstCall(model, noise, x, sigma[0], positive, options, executor)
         reading = self.f.fitted.read(call)
-        self.delta = self.f.moved(noise, self.strength * self.f.fitted.network(noise, reading), start) - noise
+        self.delta = self.f.moved(noise, self.strength * self.f.fitted.moves(noise, reading), start) - noise
         if len(positive) > 1:  # only one of them was read
             return executor(model, conds, x, sigma, options)
         others = [None if i == place else cond for i, cond in enumerate(conds)]
         outputs = executor(model, others, x, sigma, options)
-        outputs[place] = reading.prediction
+        outputs[place] = reading.prediction.view(x.shape)
         return outputs
 
 

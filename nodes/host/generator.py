@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import zip_longest
 
-import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -24,15 +23,17 @@ from torch import Tensor, nn
 
 from hypernoise_core import TensorBatch
 from hypernoise_core.generators.base import Generator
-from hypernoise_core.hypernetworks.adapter_file import denoiser_fingerprint
-from hypernoise_core.layers import TARGETS, is_target
 from hypernoise_core.noise import First, streams
 from hypernoise_core.reading import Reading, inputs_of
 
-from .call import raw_output
+from .adapter import check_conditioning
+from .call import raw_output, still
 from .differentiation import Recomputation, leave_inference_mode
 from .features import patch_size, picture_grid
-from .identity import identity, latent_space
+from .identity import identity, latent_space, makes_stills
+from .kernels import without_fused_kernels
+from .quantized import check_quantized, gradients_through
+from .sampling import NoiseSampler, Run, Sampling, adds_noise
 
 EVERYTHING = 1e20
 """More bytes than there are. ComfyUI then unloads all other models, as for its own training."""
@@ -41,18 +42,30 @@ EVERYTHING = 1e20
 class HostGenerator(Generator):
     """A MODEL with its CLIP and VAE, and with any LoRAs and patches on them.
 
-    The denoiser is called as ComfyUI's samplers call it: with `simple` sigmas and, beyond one step, the sampler `lcm`,
-    which suits few-step models. Call `encode` for all prompts first, then `load`.
+    The denoiser is called as ComfyUI's samplers call it. Latents are [B, C, h, w] here, also those of models that
+    ComfyUI gives a time axis, as long as it is one picture. Call `encode` for all prompts first, then `load`.
+
+    Args:
+        default_size: pixels along each side of the pictures that it is tried on.
+        sampling: how pictures are made beyond the first call.
 
     Raises:
         ValueError: the model cannot be trained for; the message says why.
     """
 
-    def __init__(self, model: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE, default_size: int):
+    def __init__(
+        self,
+        model: ModelPatcher,
+        clip: comfy.sd.CLIP,
+        vae: comfy.sd.VAE,
+        default_size: int,
+        sampling: Sampling | None = None,
+    ):
         self._patcher, self._clip, self._vae = _undynamic(model), clip, vae
-        self._vae_patcher = _undynamic(vae.patcher)
+        self._vae_patcher, self._sampling = _undynamic(vae.patcher), sampling or Sampling()
         latents = self._patcher.model.latent_format
-        if getattr(latents, "latent_dimensions", 2) != 2 or vae.latent_dim != 2:
+        self._has_time = getattr(latents, "latent_dimensions", 2) == 3
+        if not makes_stills(self._patcher) or vae.latent_dim not in (2, 3):
             raise ValueError("model: its latents are not those of still images, so you cannot train for it")
         if latents.latent_channels != vae.latent_channels:
             raise ValueError(
@@ -60,14 +73,14 @@ class HostGenerator(Generator):
                 f"connect the VAE of this model"
             )
         self.denoiser: nn.Module = self._patcher.model.diffusion_model
-        _check_layers(self.denoiser)
+        check_quantized(self.denoiser)
         self.family, self.name = identity(self._patcher)
         self.latent_channels = latents.latent_channels
         self.latent_scale = int(getattr(latents, "spacial_downscale_ratio", vae.downscale_ratio))
         self.latent_scaling = latent_space(self._patcher).scaling
         self.default_size = default_size
         self.device = self._patcher.load_device
-        self._prompts: dict[str, int] = {}
+        self._prompts: dict[tuple[str, bool], int] = {}
         self._conds: list[dict] = []
         self._recomputation = Recomputation()
         self._called_for: list[list[int]] = []
@@ -75,26 +88,63 @@ class HostGenerator(Generator):
 
     @property
     def adds_noise(self) -> bool:
-        return True  # as `lcm`
+        return adds_noise(self._sampling.sampler(self._patcher))
 
     @property
     def size_multiple(self) -> int:
         return self.latent_scale * (patch_size(self.denoiser) or 1)
 
+    @property
+    def trial_size(self) -> int:
+        """The size that is trained at: some models cannot do a much smaller one."""
+        return max(1, self.default_size // self.size_multiple) * self.size_multiple
+
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """The numbers of the conditionings. The conditionings themselves stay here in ComfyUI's format, which differs
         between models."""
-        return TensorBatch({"number": torch.tensor([self._number(prompt) for prompt in prompts])})
+        numbers = [self._number(prompt) for prompt in prompts]
+        if self._sampling.cfg != 1:
+            self._number(self._sampling.negative_prompt, positive=False)
+        return TensorBatch({"number": torch.tensor(numbers)})
 
     @torch.no_grad()
-    def _number(self, prompt: str) -> int:
-        if prompt not in self._prompts:
+    def _number(self, prompt: str, positive: bool = True) -> int:
+        if (prompt, positive) not in self._prompts:
             comfy.model_management.throw_exception_if_processing_interrupted()
             encoded = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))
             (cond, *_) = comfy.sampler_helpers.convert_cond(encoded)
-            self._prompts[prompt] = len(self._conds)
+            check_conditioning(self._patcher, [cond.get("cross_attn")])
+            if positive and self._sampling.guidance:
+                cond["guidance"] = self._sampling.guidance
+            self._prompts[prompt, positive] = len(self._conds)
             self._conds.append({key: _own(value) for key, value in cond.items()})
-        return self._prompts[prompt]
+        return self._prompts[prompt, positive]
+
+    @torch.no_grad()
+    def check(self, steps: int) -> None:
+        """Make a first call, so that what cannot work is told before the run.
+
+        Raises:
+            ValueError: there is no schedule of that many `steps`, or the call failed.
+        """
+        self._sampling.sigmas(self._patcher, steps)
+        x0, first = self.noise(1, self.trial_size, self.trial_size), TensorBatch({"number": torch.zeros(1).long()})
+        try:
+            self.first_call(self.denoiser, x0, first)
+        except torch.OutOfMemoryError:
+            raise
+        except ZeroDivisionError as error:
+            raise ValueError(
+                f"width and height: {type(self._patcher.model).__name__} cannot make pictures as small as "
+                f"{self.trial_size} pixels: give more"
+            ) from error
+        except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+            text = self._conds[0].get("cross_attn")
+            shape = "" if text is None else f", {list(text.shape)}"
+            raise ValueError(
+                f"clip: {type(self._patcher.model).__name__} cannot be run on what this text encoder gives{shape} "
+                f"({error}): connect the CLIP of this model"
+            ) from error
 
     def load(self) -> None:
         """Make ComfyUI load the model and the VAE completely and unload everything else; then take their weights out of
@@ -111,12 +161,10 @@ class HostGenerator(Generator):
         """Inside the block, ComfyUI's models run in a way that backward passes can handle. Afterwards they run as
         before."""
         self._patcher.pre_run()
-        before = getattr(comfy.model_management, "in_training", False)
-        comfy.model_management.in_training = True  # no fused kernels that have no gradient
         try:
-            yield
+            with without_fused_kernels(), gradients_through(list(self.denoiser.modules())):
+                yield
         finally:
-            comfy.model_management.in_training = before
             self.checkpoint_gradients(False)
             self._patcher.cleanup()
 
@@ -146,8 +194,8 @@ class HostGenerator(Generator):
         with inputs_of(denoiser.get_submodule(self.last_layer)) as received:
             denoised = call()
         grids = [self.as_grid(tokens, *x0.shape[-2:]) for tokens in received]
-        features = None if any(grid is None for grid in grids) else _in_order(grids, self._called_for)
-        return denoised, Reading(denoised, features)
+        whole = [grid is not None and len(grid) == len(rows) for grid, rows in zip_longest(grids, self._called_for)]
+        return denoised, Reading(denoised, _in_order(grids, self._called_for) if all(whole) else None)
 
     def as_grid(self, tokens: Tensor, height: int, width: int) -> Tensor | None:
         return picture_grid(self.denoiser, tokens, height, width)
@@ -163,21 +211,45 @@ class HostGenerator(Generator):
         first: First | None = None,
     ) -> Tensor:
         """As the core's. A single `seed` draws between steps what ComfyUI's sampler draws for it."""
-        kept, sampling = self._kept(x0, denoiser, steps, between, first), self._patcher.model.model_sampling
-        sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps).to(x0.device)
-        x = sampling.noise_scaling(sigmas[0], x0, torch.zeros_like(x0), max_denoise=True)
-        draw = _noise_sampler(x, seed)
-        for sigma, after in pairwise(sigmas):
-            x = kept.call(self._denoised, denoiser or self.denoiser, x, sigma, conditioning)
-            if after > 0:
-                noise = draw(sigma, after) if kept.between is None else kept.between
-                x = sampling.noise_scaling(after, noise, x)
-        return sampling.inverse_noise_scaling(sigmas[-1], x)
+        kept, name = self._kept(x0, denoiser, steps, between, first), self._sampling.sampler(self._patcher)
+        residual: Tensor | None = None
+
+        def predict(x: Tensor, sigma: Tensor, options: dict) -> Tensor:
+            nonlocal residual
+            if residual is not None:  # the start is in every x, sigma times
+                x = x + sigma * residual
+            denoised = kept.call(self._guided, denoiser or self.denoiser, x, sigma, conditioning, options)
+            if residual is None and first is not None and between is None:
+                residual = kept.moved(torch.zeros_like(x0), 1.0)
+            return denoised
+
+        one = not isinstance(seed, Sequence)
+        draw = None if one else _noise_sampler(x0, seed)
+        if between is not None:
+            draw = lambda *_: kept.between  # noqa: E731
+        sigmas = self._sampling.sigmas(self._patcher, steps).to(x0.device)
+        return Run(self._patcher, predict).sample(name, x0, sigmas, seed if one else seed[0], draw)
+
+    def _guided(
+        self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch, options: dict
+    ) -> Tensor:
+        """The clean latents with the prompt's guidance, as ComfyUI's samplers compute them."""
+        scale = self._sampling.cfg
+        denoised = self._denoised(denoiser, x, sigma, conditioning)
+        without = torch.zeros_like(denoised)
+        if scale != 1:
+            number = self._number(self._sampling.negative_prompt, positive=False)
+            negative = TensorBatch({"number": torch.full((len(x),), number)})
+            without = self._denoised(denoiser, x, sigma, negative, "negative")
+        model, sigmas = self._patcher.model, sigma.expand(len(x))
+        return comfy.samplers.cfg_function(model, denoised, without, scale, x, sigmas, options)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._vae
-        latents = self._patcher.model.process_latent_out(latents)
+        latents = self._patcher.model.process_latent_out(self._timed(latents))
+        latents = still(latents) if vae.latent_dim == 2 else still(latents).unsqueeze(2)
         pictures = self._vae_patcher.model.decode(latents.to(self._vae_patcher.load_device, vae.vae_dtype))
+        pictures = pictures[:, :, 0] if pictures.dim() == 5 else pictures
         return vae.process_output(pictures.to(latents.device).float().clone()).clamp(0, 1)  # it writes in place
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
@@ -188,10 +260,17 @@ class HostGenerator(Generator):
                 if name.endswith("decoder"):
                     self._recomputation.wrap(module)
 
-    def _denoised(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch) -> Tensor:
-        """The clean latents that ComfyUI computes from `denoiser`'s output at x [B, C, h, w], in float32."""
-        model, parts = self._patcher.model, []
-        conds = self._model_conds(conditioning["number"].tolist(), x)
+    def _timed(self, x: Tensor) -> Tensor:
+        """`x` [B, C, h, w] as ComfyUI has it for this model: with a time axis of one picture where it wants one."""
+        return x.unsqueeze(2) if self._has_time else x
+
+    def _denoised(
+        self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch, kind: str = "positive"
+    ) -> Tensor:
+        """The clean latents that ComfyUI computes from `denoiser`'s output at x [B, C, h, w], in float32. `kind` is the
+        conditioning's input of a sampler."""
+        model, parts, x = self._patcher.model, [], self._timed(x)
+        conds = self._model_conds(conditioning["number"].tolist(), x, kind)
         with _in_place_of(model, denoiser):
             self._called_for = _alike(conds)
             for rows in self._called_for:
@@ -203,14 +282,14 @@ class HostGenerator(Generator):
                     parts.append(wrapper(model.apply_model, inputs))
                 else:
                     parts.append(model.apply_model(inputs["input"], inputs["timestep"], **c))
-        return _in_order(parts, self._called_for)
+        return still(_in_order(parts, self._called_for))
 
-    def _model_conds(self, numbers: Sequence[int], x: Tensor) -> list[dict]:
+    def _model_conds(self, numbers: Sequence[int], x: Tensor, kind: str) -> list[dict]:
         """ComfyUI's inputs of the denoiser besides noise and time, for each row."""
         made = {}
         for number in set(numbers):
             (cond,) = comfy.samplers.encode_model_conds(
-                self._patcher.model.extra_conds, [self._conds[number]], x[:1].detach(), x.device, "positive"
+                self._patcher.model.extra_conds, [self._conds[number]], x[:1].detach(), x.device, kind
             )
             made[number] = {k: v.process_cond(batch_size=1, area=None) for k, v in cond["model_conds"].items()}
         return [made[number] for number in numbers]
@@ -228,12 +307,9 @@ class HostGenerator(Generator):
         return options
 
 
-def _noise_sampler(x: Tensor, seed: int | Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
-    """What draws noise like `x` between steps: ComfyUI's own for one seed, which it keeps apart from the starting noise
-    of that seed; the core's streams for one of each picture."""
-    if not isinstance(seed, Sequence):
-        return comfy.k_diffusion.sampling.default_noise_sampler(x, seed)
-    random = streams(seed, len(x))
+def _noise_sampler(x: Tensor, seeds: Sequence[int]) -> NoiseSampler:
+    """Draws noise like `x` between steps, from a stream of each picture's own."""
+    random = streams(seeds, len(x))
     return lambda *_: randn_tensor(x.shape, generator=random, device=x.device, dtype=x.dtype)
 
 
@@ -248,26 +324,6 @@ def _undynamic(patcher: ModelPatcher) -> ModelPatcher:
         raise ValueError(
             "model: with dynamic VRAM, training loads the model a second time, and this model's loader cannot do that: "
             "use one of ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
-        ) from error
-
-
-def _check_layers(denoiser: nn.Module) -> None:
-    odd = [name for name, m in denoiser.named_modules() if is_target(m) and not isinstance(m, TARGETS)]
-    if odd:
-        raise ValueError(f"model: {odd[0]} is quantized; train on the model's 16 bit file, the result works on both")
-
-
-def check_lora_names(denoiser: nn.Module) -> None:
-    """Whether a LoRA on `denoiser` can be written under diffusers' names.
-
-    Raises:
-        ValueError: it is of a family that has none known here.
-    """
-    try:
-        denoiser_fingerprint(denoiser)
-    except ValueError as error:
-        raise ValueError(
-            f"hypernetwork: a lora cannot be trained for {type(denoiser).__name__}, take a head: {error}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from hypernoise_core.hypernetworks.head_network import HeadNetwork
 from hypernoise_core.reading import Reading
 
 from .adapter import FittedHyperNoise, HyperNoise
-from .call import FirstCall
+from .call import FirstCall, still
 from .features import entering_last_layer, picture_grid
 from .identity import identity, latent_space
 
@@ -41,16 +41,20 @@ class FittedHead(FittedHyperNoise):
     def __init__(
         self, name: str, network: HeadNetwork, info: HeadInfo, critic: CriticNetwork | None, model: ModelPatcher
     ):
-        self.name, self.network, self.coarsen, self.critic = name, network, info.coarsen, critic
+        self.name, self.network, self.coarsen = name, network, info.coarsen
+        self.critic = None if critic is None else _OfStills(critic)
         both = nn.ModuleList([network] if critic is None else [network, critic])
         self.patcher = ModelPatcher(
             both, load_device=model.load_device, offload_device=comfy.model_management.unet_offload_device()
         )
 
     def delta(self, call: FirstCall, remaining: int) -> Tensor:
-        reading = self.read(call)
+        return self.moves(call.noise, self.read(call), remaining)
+
+    def moves(self, noise: Tensor, reading: Reading, remaining: int = 1) -> Tensor:
+        """The residual for `noise` that was read, of its shape."""
         try:
-            return self.network(call.noise, reading, remaining)
+            return self.network(still(noise), reading, remaining).view(noise.shape)
         except ValueError as error:
             raise ValueError(f"{self.name} does not fit this model: {error}") from error
 
@@ -60,9 +64,10 @@ class FittedHead(FittedHyperNoise):
         Raises:
             ValueError: no prompt does, or a patch of the MODEL splits the call up.
         """
+        still(call.noise)  # a video is refused before it is read
         conds = [_whole_picture(call)]
         if not self.network.shape.features:
-            return Reading(call.denoised(conds))
+            return Reading(still(call.denoised(conds)))
         denoiser = call.model.diffusion_model
         with entering_last_layer(denoiser) as received:
             denoised = call.denoised(conds)
@@ -71,7 +76,21 @@ class FittedHead(FittedHyperNoise):
                 f"model: it calls its denoiser {len(received)} times for one reading, and a head reads one whole call: "
                 "connect Modulate Noise before the node that patches the model this way"
             )
-        return Reading(denoised, picture_grid(denoiser, received[0], *call.noise.shape[-2:]))
+        return Reading(still(denoised), picture_grid(denoiser, received[0], *call.noise.shape[-2:]))
+
+
+class _OfStills(nn.Module):
+    """A critic for noise that may have a time axis of one picture."""
+
+    def __init__(self, critic: CriticNetwork):
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        return self.critic(still(x), reading)
+
+    def with_bound(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        return self.critic.with_bound(still(x), reading)
 
 
 def _whole_picture(call: FirstCall) -> dict:

@@ -17,6 +17,15 @@ FAMILIES = {
 }
 """The core's names of the architectures that ComfyUI calls so; others go by ComfyUI's."""
 
+STILLS_WITH_TIME = frozenset({"QwenImage", "Krea2", "Anima", "CosmosT2IPredict2", "JoyImage", "WAN21_T2V"})
+"""Architectures whose latents have a time axis and that make still pictures, if it is one long."""
+
+
+def makes_stills(model: ModelPatcher) -> bool:
+    """Whether this MODEL's latents are those of pictures, not of video, sound or meshes."""
+    dimensions = getattr(model.model.latent_format, "latent_dimensions", 2)
+    return dimensions == 2 or (dimensions == 3 and type(model.model.model_config).__name__ in STILLS_WITH_TIME)
+
 
 def identity(model: ModelPatcher) -> tuple[str, str]:
     """(family, name)."""

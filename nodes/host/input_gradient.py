@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from .differentiation import leave_inference_mode
+from .kernels import without_fused_kernels
+from .quantized import gradients_through
 
 
 @contextmanager
@@ -27,15 +28,12 @@ def differentiable(*models: ModelPatcher) -> Iterator[None]:
             "refine: with dynamic VRAM, weights are gone when the gradient is asked for: set refine to 0, or start "
             "ComfyUI with --disable-dynamic-vram"
         )
-    before = getattr(comfy.model_management, "in_training", False)
-    comfy.model_management.in_training = True  # no fused kernels that have no gradient
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), allow_mutation_on_saved_tensors():
-            for model in models:
-                leave_inference_mode(model.model.modules())
-            yield
-    finally:
-        comfy.model_management.in_training = before
+    with torch.inference_mode(False), torch.enable_grad(), allow_mutation_on_saved_tensors(), ExitStack() as stack:
+        stack.enter_context(without_fused_kernels())
+        for model in models:
+            leave_inference_mode(model.model.modules())
+            stack.enter_context(gradients_through(list(model.model.modules())))
+        yield
 
 
 def own(value: Any) -> Any:

@@ -35,8 +35,11 @@ def custom_sampling(g: Graph, model, positive, noise, latent, steps=1, sampler="
     )
 
 
-def ksampler(g: Graph, model, positive, negative, latent, seed=0, steps=1, sampler="euler", cfg=1.0, denoise=1.0):
+def ksampler(
+    g: Graph, model, positive, negative, latent, seed=0, steps=1, sampler="euler", cfg=1.0, denoise=1.0,
+    scheduler="simple",
+):  # fmt: skip
     return g.KSampler(
-        model=model, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler, scheduler="simple",
+        model=model, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler, scheduler=scheduler,
         positive=positive, negative=negative, latent_image=latent, denoise=denoise,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class HostModel:
         if self.name == "sdxl":
             model = g.ProbeSdxl(file=self.file)
         elif self.name == "z-image":
-            model = g.ProbeZImage(width=self.width)
+            model = g.ProbeFamily(family="Z-Image")
         else:
             model = g.UNETLoader(unet_name=self.file, weight_dtype=self.dtype)
         clip = g.ProbeClipAndVae(width=self.width, pooled=POOLED, channels=self.channels)

@@ -1,6 +1,7 @@
 """A node pack for tests: exact tensors out of ComfyUI, and what it does to weights."""
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -20,6 +21,9 @@ import latent_preview
 import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
+
+from .families import FAMILIES, RandomClip, model_of, patcher_of, vae_of
+from .quantized import quantized_model_of
 
 os.fsync = lambda handle: None  # as in tests/conftest.py: no waiting for the disk
 
@@ -138,7 +142,9 @@ class ProbeEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent):
-        return io.NodeOutput({"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])})
+        ratio = [latent["downscale_ratio_spacial"]] if "downscale_ratio_spacial" in latent else []  # older hosts: none
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratio)
+        return io.NodeOutput({"samples": samples})
 
 
 class ProbePreview(io.ComfyNode):
@@ -181,6 +187,28 @@ class ProbeNoise(io.ComfyNode):
         return io.NodeOutput(Flipped())
 
 
+class ProbeShiftedNoise(io.ComfyNode):
+    """A NOISE with a number added to every cell."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeShiftedNoise",
+            inputs=[io.Noise.Input("noise"), io.Float.Input("by", min=-1.0, max=1.0)],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, by):
+        class Shifted:
+            seed = noise.seed
+
+            def generate_noise(self, latent):
+                return noise.generate_noise(latent) + by
+
+        return io.NodeOutput(Shifted())
+
+
 class ProbeSlowModel(io.ComfyNode):
     """A MODEL whose every denoiser call takes a while and can be cancelled, for the test of Cancel."""
 
@@ -219,21 +247,6 @@ class ProbeStamp(io.ComfyNode):
     @classmethod
     def execute(cls, latent, stamp):
         return io.NodeOutput(latent)
-
-
-class RandomClip:
-    """Conditionings of random numbers, each prompt its own and as long as it has letters."""
-
-    def __init__(self, width, pooled):
-        self.width, self.pooled = width, pooled
-
-    def tokenize(self, text):
-        return text
-
-    def encode_from_tokens_scheduled(self, text):
-        random = torch.Generator().manual_seed(sum(map(ord, text)))
-        tokens = torch.randn(1, 1 + len(text), self.width, generator=random)
-        return [[tokens, {"pooled_output": torch.randn(1, self.pooled, generator=random)}]]
 
 
 class ProbeClipAndVae(io.ComfyNode):
@@ -292,18 +305,21 @@ class ProbeGenerator(io.ComfyNode):
                 io.String.Input("prompts"),
                 io.Int.Input("steps"),
                 io.Int.Input("seed"),
+                io.String.Input("sampling", default="{}", optional=True),
             ],
             outputs=[io.Image.Output(), io.Latent.Output(), io.Latent.Output()],
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed):
+    def execute(cls, model, clip, vae, noise, latent, prompts, steps, seed, sampling="{}"):
         pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
         bridge = importlib.import_module(f"{pack}.nodes.host.generator")
         differentiation = importlib.import_module(f"{pack}.nodes.host.differentiation")
+        how = importlib.import_module(f"{pack}.nodes.host.sampling").Sampling(**json.loads(sampling))
         x0 = noise.generate_noise(latent)
+        x0 = x0[:, :, 0] if x0.dim() == 5 else x0
         with torch.inference_mode(False), torch.enable_grad():
-            generator = bridge.HostGenerator(model, clip, vae, 64)
+            generator = bridge.HostGenerator(model, clip, vae, 64, how)
             conditioning = generator.encode(prompts.split("|"))
             generator.load()
             gradients = []
@@ -313,12 +329,13 @@ class ProbeGenerator(io.ComfyNode):
                 def passes(x=x, again=again):
                     generator.checkpoint_gradients(again)
                     images = generator.generate(x, conditioning, steps, seed)
-                    images.square().sum().backward()
+                    if images.requires_grad:  # not every sampler is differentiable
+                        images.square().sum().backward()
                     yield images.detach()
 
                 with generator.training():
                     (images,) = differentiation.each_with_mutations(passes())
-                gradients.append({"samples": x.grad})
+                gradients.append({"samples": torch.zeros_like(x0) if x.grad is None else x.grad})
         return io.NodeOutput(images.movedim(1, -1), *gradients)
 
 
@@ -358,21 +375,6 @@ class ProbeModulated(io.ComfyNode):
         return io.NodeOutput({"samples": moved})
 
 
-def patcher_of(config, weights=None):
-    """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(weights or {}, "")
-    if weights:
-        model.load_model_weights(weights, "")
-    else:
-        random = torch.Generator().manual_seed(0)
-        for name, weight in model.diffusion_model.named_parameters():  # ComfyUI's layers come without any
-            scale = weight[0].numel() ** -0.5 if weight.dim() > 1 else 0.1
-            weight.copy_(torch.randn(weight.shape, generator=random) * scale + ("norm" in name and weight.dim() == 1))
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
-
-
 class ProbeSdxl(io.ComfyNode):
     """An SDXL of any depth from a file; ComfyUI's loaders know it by its full depth."""
 
@@ -387,25 +389,25 @@ class ProbeSdxl(io.ComfyNode):
         return io.NodeOutput(patcher_of(comfy.supported_models.SDXL(config), weights))
 
 
-class ProbeZImage(io.ComfyNode):
-    """A Z-Image of one layer; ComfyUI's loaders know it by its full width."""
+class ProbeFamily(io.ComfyNode):
+    """A family of ComfyUI's own at toy size: MODEL, CLIP and VAE with random weights."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="ProbeZImage", inputs=[io.Int.Input("width")], outputs=[io.Model.Output()])
+        return io.Schema(
+            node_id="ProbeFamily",
+            inputs=[
+                io.String.Input("family", extra_dict={"classes": {name: f.config for name, f in FAMILIES.items()}}),
+                io.String.Input("quantized", default="", optional=True),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
 
     @classmethod
-    def execute(cls, width):
-        config = comfy.supported_models.ZImage(
-            {
-                "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 256, "cap_feat_dim": width,
-                "n_layers": 1, "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 2,
-                "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
-                "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0,
-                "pad_tokens_multiple": 32,
-            }
-        )  # fmt: skip
-        return io.NodeOutput(patcher_of(config))
+    def execute(cls, family, quantized=""):
+        family = FAMILIES[family]
+        model = quantized_model_of(family, quantized) if quantized else model_of(family)
+        return io.NodeOutput(model, RandomClip(family.width, family.pooled, family.more), vae_of(model))
 
 
 class ProbeExtension(ComfyExtension):
@@ -418,10 +420,11 @@ class ProbeExtension(ComfyExtension):
             ProbeEmptyLatent,
             ProbePreview,
             ProbeNoise,
+            ProbeShiftedNoise,
             ProbeSlowModel,
             ProbeModulated,
             ProbeSdxl,
-            ProbeZImage,
+            ProbeFamily,
             ProbeStamp,
             ProbeClipAndVae,
             ProbeEncode,
