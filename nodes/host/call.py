@@ -40,6 +40,24 @@ class FirstCall:
         sigma = self.sigma.expand(len(self.x))
         return self.calculate(self.model, [conds], self.x, sigma, self.options)[0]
 
+    def weight(self, cond: dict) -> Tensor | None:
+        """How much `cond` counts in each cell of the noise [B, C, h, w], by its area, mask and strength; None if it
+        counts at other steps."""
+        part = comfy.samplers.get_area_and_mult(cond, self.x, self.sigma.expand(len(self.x)))
+        if part is None:
+            return None
+        weight = where = torch.zeros_like(self.x)
+        if part.area is not None:
+            for i in range(sides := self.x.dim() - 2):
+                where = where.narrow(i + 2, part.area[sides + i], part.area[i])
+        where += part.mult  # a view into the weight
+        return weight
+
+    def covered(self) -> Tensor:
+        """1 in the cells that some positive prompt is about at this call, 0 elsewhere, [B, C, h, w]."""
+        weights = [weight for cond in self.conds if (weight := self.weight(cond)) is not None]
+        return sum((weight.abs() for weight in weights), torch.zeros_like(self.x)).gt(0).to(self.x.dtype)
+
     def raw_output(self, denoised: Tensor) -> Tensor:
         return raw_output(self.model.model_sampling, self.sigma, self.x, denoised)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import comfy.model_management
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
@@ -19,6 +20,9 @@ from .adapter import FittedHyperNoise, HyperNoise
 from .call import FirstCall, still
 from .features import entering_last_layer, picture_grid
 from .identity import identity, latent_space
+
+PARTS = ("area", "mask")
+"""What a cond for a part of the picture has."""
 
 
 class HyperNoiseHead(HyperNoise):
@@ -49,7 +53,15 @@ class FittedHead(FittedHyperNoise):
         )
 
     def delta(self, call: FirstCall, remaining: int) -> Tensor:
-        return self.moves(call.noise, self.read(call), remaining)
+        if _whole_picture(call) is not None:
+            return self.moves(call.noise, self.read(call), remaining)
+        delta, total = torch.zeros_like(call.noise), torch.zeros_like(call.noise)
+        for cond in call.conds:
+            if (weight := call.weight(cond)) is not None:
+                whole = {key: value for key, value in cond.items() if key not in PARTS}
+                delta += weight * self.moves(call.noise, self._read(call, whole), remaining)
+                total += weight.abs()
+        return delta / total.where(total > 0, 1)
 
     def moves(self, noise: Tensor, reading: Reading, remaining: int = 1) -> Tensor:
         """The residual for `noise` that was read, of its shape."""
@@ -64,8 +76,17 @@ class FittedHead(FittedHyperNoise):
         Raises:
             ValueError: no prompt does, or a patch of the MODEL splits the call up.
         """
+        if (cond := _whole_picture(call)) is None:
+            raise ValueError(
+                "conditioning: every prompt is for an area, a mask or later steps, and a critic and a free reading "
+                "need one for the whole picture: add it with Conditioning (Combine), or set candidates to 1, refine to "
+                "0 and free_reading off"
+            )
+        return self._read(call, cond)
+
+    def _read(self, call: FirstCall, cond: dict) -> Reading:
         still(call.noise)  # a video is refused before it is read
-        conds = [_whole_picture(call)]
+        conds = [cond]
         if not self.network.shape.features:
             return Reading(still(call.denoised(conds)))
         denoiser = call.model.diffusion_model
@@ -93,14 +114,8 @@ class _OfStills(nn.Module):
         return self.critic.with_bound(still(x), reading)
 
 
-def _whole_picture(call: FirstCall) -> dict:
+def _whole_picture(call: FirstCall) -> dict | None:
     """The first cond that is about the whole picture and counts at the first step. Prompts for areas and masks tell of
     a part, and what the denoiser makes of each is a call of its own."""
-    for cond in call.conds:
-        start = cond.get("timestep_start")
-        if not any(key in cond for key in ("area", "mask")) and (start is None or float(call.sigma) <= float(start)):
-            return cond
-    raise ValueError(
-        "conditioning: every prompt is for an area, a mask or later steps, and a head reads the first call for the "
-        "whole picture: add a prompt for the whole picture with Conditioning (Combine)"
-    )
+    whole = (cond for cond in call.conds if not any(key in cond for key in PARTS))
+    return next((cond for cond in whole if call.weight(cond) is not None), None)

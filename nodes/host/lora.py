@@ -63,4 +63,4 @@ class FittedLora(FittedHyperNoise):
     def delta(self, call: FirstCall, remaining: int) -> Tensor:
         with injected(call.model.diffusion_model, self.branches, self.last_layer):
             denoised = call.denoised()
-        return call.raw_output(denoised)
+        return call.raw_output(denoised) * call.covered()  # where no prompt applies, nothing was predicted

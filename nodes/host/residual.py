@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from hypernoise_core.hypernetworks.base import NoiseFunction
+from hypernoise_core.hypernetworks.base import NoiseFunction, with_norm_of
 from hypernoise_core.hypernetworks.critic import Critic, Promising
 from hypernoise_core.reading import Reading
 
@@ -48,6 +48,13 @@ class HostFunction(NoiseFunction):
 
     def residual(self, x: Tensor, conditioning: list | dict, remaining: int | Tensor = 1) -> Tensor:
         return self._from_first_call(x, conditioning, lambda call: self.fitted.delta(call, remaining)).to(x)
+
+    def moved(self, x: Tensor, delta: Tensor, x0: Tensor) -> Tensor:
+        still = delta == 0  # no prompt applies there: nothing moves, and the norm is kept by the rest
+        if not (self.keeps_norm and still.any()):
+            return super().moved(x, delta, x0)
+        rest = with_norm_of((x + delta).masked_fill(still, 0), x0.masked_fill(still, 0))
+        return torch.where(still, x, rest)
 
     def read(self, x: Tensor, conditioning: list | dict) -> Reading:
         """What the denoiser makes of `x` [B, C, h, w], on its device; for a kind that reads."""

@@ -3,11 +3,12 @@ core on the diffusers models of the same weights."""
 
 import pytest
 import torch
+from conftest import randomized
 
 from host.core_models import POOLED, random_text, tiny_flux, tiny_sd, tiny_sdxl
 from host.graphs import Graph, custom_sampling, ksampler
 from host.server import ComfyError, saved
-from hypernoise_core import HeadHypernetwork
+from hypernoise_core import HeadHypernetwork, LoraHypernetwork
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 
@@ -178,9 +179,47 @@ def test_the_first_prompt_for_the_whole_picture_is_read(plain_comfy, case):
     (alone, _), *with_others = saved(plain_comfy, plain_comfy.run(g.nodes))
     assert len(with_others) == 2
     assert all(torch.equal(alone, moved) for moved, _ in with_others)
-    drawn(part)
-    with pytest.raises(ComfyError, match="conditioning: every prompt is for an area"):
-        plain_comfy.run(g.nodes)
+
+
+@pytest.mark.parametrize("kind", ["head", "lora"])
+def test_where_no_prompt_applies_nothing_moves(plain_comfy, case, kind):
+    g = Graph()
+    model, conditioning, _ = case.loaded(g)
+    latent = g.ProbeEmptyLatent(model=model, latent=g.EmptyLatentImage(width=128, height=128, batch_size=1))
+    area = g.ConditioningSetArea(conditioning=conditioning, width=64, height=128, x=64, y=0, strength=1.0)
+    left = g.MaskComposite(
+        destination=g.SolidMask(value=0.0, width=128, height=128), source=g.SolidMask(value=1.0, width=64, height=128),
+        x=0, y=0, operation="add",
+    )  # fmt: skip
+    mask = g.ConditioningSetMask(conditioning=conditioning, mask=left, strength=1.0, set_cond_area="default")
+    noise = g.RandomNoise(noise_seed=9)
+    file = case.head
+    if kind == "lora":
+        file = f"lora-{case.name}.safetensors"
+        lora = randomized(LoraHypernetwork(case.generator, rank=4, alpha=8), scale=0.1)
+        lora.save(plain_comfy.folder / "models" / "hypernoise" / file)
+    kept = {"area": "left", "mask": "right", "later": "all", "later area": "all", "both": "none"}
+    later = dict(start=0.5, end=1.0)
+    prompts = {
+        "area": area,
+        "mask": mask,
+        "later": g.ConditioningSetTimestepRange(conditioning=conditioning, **later),
+        "later area": g.ConditioningSetTimestepRange(conditioning=area, **later),
+        "both": g.ConditioningCombine(conditioning_1=area, conditioning_2=mask),
+    }
+    g.ProbeSave(latent=g.ProbeDraw(noise=noise, latent=latent))
+    for prompt in prompts.values():
+        moved = g.HyperNoiseModulateNoise(
+            noise=noise, model=model, conditioning=prompt, hypernoise=g.HyperNoiseLoraLoader(file=file), strength=1.0
+        )
+        g.ProbeSave(latent=g.ProbeDraw(noise=moved, latent=latent))
+    (x0, _), *found = saved(plain_comfy, plain_comfy.run(g.nodes))
+    middle = x0.shape[-1] // 2
+    for name, (moved, _) in zip(prompts, found, strict=True):
+        still = [torch.equal(moved[..., side], x0[..., side]) for side in (slice(0, middle), slice(middle, None))]
+        assert still == [kept[name] in ("left", "all"), kept[name] in ("right", "all")], name
+        if kind == "head":  # which keeps the norm
+            assert torch.allclose(moved.norm(), x0.norm(), rtol=1e-4), name
 
 
 def test_sides_that_are_no_whole_tokens(plain_comfy, case):
