@@ -250,13 +250,18 @@ def _modulating(modulation: Modulation):
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
-        if not (_is_empty(noise) or (_starts_below_full_noise(guider, sigmas) and not _is_empty(latent_image))):
+        if not _is_empty(noise) and _is_empty(latent_image):  # the same rule as for a NOISE, which knows no sigmas
             texts = (cond.get("cross_attn") for cond in guider.original_conds["positive"])
             check_conditioning(guider.model_patcher, texts)
             noise = modulation.begin(guider, noise, sampler, sigmas)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     return outer_sample
+
+
+def moves_noise(model: ModelPatcher) -> bool:
+    """Whether samplers move the noise that they start from on this MODEL."""
+    return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
 def _is_empty(tensor) -> bool:

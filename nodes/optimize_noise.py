@@ -19,6 +19,7 @@ from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inp
 from .host.packages import missing
 from .host.reward import RewardType, table
 from .host.sampling import take_sampling
+from .modulate_noise import moves_noise
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
     ) -> io.NodeOutput:
         from .host.generator import HostGenerator
 
+        if moves_noise(model):
+            raise ValueError(
+                "model: it comes from Modulate Noise (Model), which would move the noise that is found once more: "
+                "connect the model before that node, and put Modulate Noise before the noise input"
+            )
         how = take_sampling(sampling)
         how.check_differentiable(model)
         ratio = latent_image.get("downscale_ratio_spacial", None)

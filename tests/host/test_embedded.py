@@ -220,8 +220,9 @@ def test_img2img_and_other_noises(comfy):
         picture = custom_sampling(g, model, positive, noise, latent)
         sigmas = g.ManualSigmas(sigmas="0.5, 0")
         moved = g.HyperNoiseModulateModel(model=model, hypernoise=g.HyperNoiseLoraLoader(file="embedded"), strength=1.0)
-        for model_, noise_ in ((model, noise), (model, modulated(g, noise, model, positive)), (moved, noise)):
-            g.ProbeSave(latent=custom_sampling(g, model_, positive, noise_, picture, sigmas=sigmas))
+        for levels in (sigmas, None):  # from half of the noise, and from all of it
+            for model_, noise_ in ((model, noise), (model, modulated(g, noise, model, positive)), (moved, noise)):
+                g.ProbeSave(latent=custom_sampling(g, model_, positive, noise_, picture, sigmas=levels))
         flipped = g.ProbeNoise(noise=noise)
         for noise_ in (flipped, modulated(g, flipped, model, positive)):
             g.ProbeSave(latent=custom_sampling(g, model, positive, noise_, latent))
@@ -229,9 +230,10 @@ def test_img2img_and_other_noises(comfy):
         g.ProbeSave(latent=custom_sampling(g, model, positive, empty, latent))
         g.ProbeSave(latent=custom_sampling(g, model, positive, g.DisableNoise(), latent))
 
-    plain, by_noise, by_model, flipped, moved, empty, disabled = pictures(comfy, build)
-    assert torch.equal(plain, by_noise)
-    assert torch.equal(plain, by_model)
+    *on_pictures, flipped, moved, empty, disabled = pictures(comfy, build)
+    for plain, by_noise, by_model in (on_pictures[:3], on_pictures[3:]):
+        assert torch.equal(plain, by_noise)
+        assert torch.equal(plain, by_model)
     assert not torch.allclose(flipped, moved, atol=1e-3)
     assert torch.equal(empty, disabled)
 

@@ -104,7 +104,14 @@ def test_wrong_latents_and_noises_are_named(comfy):
         found = optimized(g, g.DisableNoise(), model, clip, vae, latent)
         return custom_sampling(g, model, conditioning, found, latent)
 
+    def moved_twice(g, model, clip, vae, conditioning, latent):
+        hypernoise = g.HyperNoiseLoraLoader(file="embedded")
+        by_model = g.HyperNoiseModulateModel(model=model, hypernoise=hypernoise, strength=1.0)
+        found = optimized(g, g.RandomNoise(noise_seed=1), by_model, clip, vae, latent)
+        return custom_sampling(g, by_model, conditioning, found, latent)
+
     for build, words in (
+        (moved_twice, r"model: it comes from Modulate Noise \(Model\), which would move the noise"),
         (other_latent, r"optimized for latents of \[1, 16, 8, 8\]"),
         (a_picture, "latent_image: it is not empty"),
         (no_noise, "noise: it is all zero"),
