@@ -58,7 +58,8 @@ def add_lora(denoiser: nn.Module, ranks: dict[str, int], scale: float, rank: int
         type(denoiser.get_submodule(name)) for name in ranks
     }  # ComfyUI's quantized linears are no nn.Linear
     adapted = {kind: LoraLinear for kind in hosts if not issubclass(kind, TARGETS)}
-    config._register_custom_module({nn.Conv2d: _DenseConv2d, **adapted})
+    adapted[nn.Conv2d] = _DenseConv2d
+    config._register_custom_module(adapted)
     inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
     for module in denoiser.modules():
         if isinstance(module, LoraLayer):

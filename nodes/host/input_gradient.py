@@ -31,7 +31,8 @@ def differentiable(*models: ModelPatcher) -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad(), allow_mutation_on_saved_tensors(), ExitStack() as stack:
         stack.enter_context(without_fused_kernels())
         for model in models:
-            leave_inference_mode(model.model.modules())
+            latents = getattr(model.model, "latent_format", None)  # Wan's has means and deviations
+            leave_inference_mode([*model.model.modules(), *([] if latents is None else [latents])])
             stack.enter_context(gradients_through(list(model.model.modules())))
         yield
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from .families import FAMILIES, RandomClip, model_of, patcher_of, vae_of
+from .families import FAMILIES, VIDEO, RandomClip, model_of, patcher_of, vae_of
 from .quantized import quantized_model_of
 
 os.fsync = lambda handle: None  # as in tests/conftest.py: no waiting for the disk
@@ -405,7 +405,7 @@ class ProbeFamily(io.ComfyNode):
 
     @classmethod
     def execute(cls, family, quantized=""):
-        family = FAMILIES[family]
+        family = (FAMILIES | VIDEO)[family]
         model = quantized_model_of(family, quantized) if quantized else model_of(family)
         return io.NodeOutput(model, RandomClip(family.width, family.pooled, family.more), vae_of(model))
 

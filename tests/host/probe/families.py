@@ -242,6 +242,9 @@ FAMILIES = {
 }  # fmt: skip
 """By the names that users know."""
 
+VIDEO = {"Wan 2.1 for video": Family("WAN21_FlowRVS", FAMILIES["Wan 2.1"].settings)}
+"""What is refused."""
+
 
 def patcher_of(config, weights=None):
     """A MODEL of ComfyUI's own classes: float32, with these weights or with random ones."""
