@@ -17,7 +17,14 @@ import yaml
 from hypernoise_core.device import check_device
 from hypernoise_core.files import replacing
 from hypernoise_core.prompt_sets import PromptMix
-from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, load_trainer_state, processes
+from hypernoise_core.training import (
+    DivergedError,
+    NonFiniteError,
+    OutOfMemoryError,
+    Trainer,
+    load_trainer_state,
+    processes,
+)
 
 from .cli import in_arguments_of, option, parse, reworded, run_command
 from .config import TrainArguments, default_recipe
@@ -64,6 +71,8 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
         _say(f"resuming from {start.checkpoint.path}")
         for change in load_trainer_state(trainer, state):
             _say(f"changed: {reworded(change, TrainArguments)}")
+        if trainer.finished and not trainer.stop_reason:
+            _say(f"nothing is left to do: step {trainer.step} is done, and --max_steps is {config.max_steps}")
     run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
         stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
@@ -72,10 +81,8 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     try:
         run.train()
     except (NonFiniteError, OutOfMemoryError) as error:
-        raise ValueError(
-            f"stopped at step {trainer.step}: {reworded(error.args[0], TrainArguments)}; what was trained is in "
-            f"{start.folder}: resume it with --resume"
-        ) from error
+        why = reworded(error.args[0], TrainArguments)
+        raise ValueError(f"stopped at step {trainer.step}: {why}; {_what_is_left(error, run)}") from error
     verb = "trained" if trainer.finished else "stopped"
     early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""
     saved = run.adapter_file if trainer.has_trained else "there is nothing to save yet"
@@ -84,6 +91,14 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
         _say(f"resume with {PROG} --resume {start.folder}")
     if peak := peak_memory(device):
         _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
+
+
+def _what_is_left(error: Exception, run: Run) -> str:
+    if not isinstance(error, DivergedError):
+        return f"what was trained is in {run.folder}: resume it with --resume"
+    if not run.last_checkpoint:
+        return "no checkpoint was saved before that: start again"
+    return f"{run.last_checkpoint} is from before that: go on from it with --resume {run.folder}"
 
 
 def _prompts(args: TrainArguments) -> tuple[PromptMix, list[str]]:
