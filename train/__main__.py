@@ -10,6 +10,7 @@ python -m train --print_config > mine.yaml               # write every setting t
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import yaml
@@ -22,6 +23,7 @@ from hypernoise_core.training import (
     NonFiniteError,
     OutOfMemoryError,
     Trainer,
+    TrainerState,
     load_trainer_state,
     processes,
 )
@@ -29,6 +31,7 @@ from hypernoise_core.training import (
 from .cli import in_arguments_of, option, parse, reworded, run_command
 from .config import TrainArguments, default_recipe
 from .launch import join_processes, leave_processes, unused_precision
+from .lock import check_free, holding
 from .memory import peak_memory
 from .pictures import spread
 from .resume import CONFIG, Start, config_behind, find_start
@@ -52,10 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, but a user's reward may
     try:
         # Only the first process looks: names hold the time, and folders may change meanwhile.
-        start = processes.gather(find_start(args.resume, args.save_dir) if processes.rank() == 0 else None)[0]
+        start = processes.gather(_find_start(args) if processes.rank() == 0 else None)[0]
         _train(args, device, start)
     finally:
         leave_processes()
+
+
+def _find_start(args: TrainArguments) -> Start:
+    start = find_start(args.resume, args.save_dir)
+    if told := check_free(start.folder):
+        _say(told)
+    return start
 
 
 def _train(args: TrainArguments, device: str, start: Start) -> None:
@@ -73,7 +83,15 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
             _say(f"changed: {reworded(change, TrainArguments)}")
         if trainer.finished and not trainer.stop_reason:
             _say(f"nothing is left to do: step {trainer.step} is done, and --max_steps is {config.max_steps}")
-    run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
+    with holding(start.folder) if processes.rank() == 0 else nullcontext():
+        _run(trainer, args, start, spread(prompts.texts, 8), state)
+    if peak := peak_memory(device):
+        _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
+
+
+def _run(trainer: Trainer, args: TrainArguments, start: Start, samples: list[str], state: TrainerState | None) -> None:
+    """Train, and say what came of it."""
+    run = Run(trainer, start.folder, samples, args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
         stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
         with replacing(start.folder / CONFIG) as temporary:
@@ -89,8 +107,6 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     _say(f"{verb} at step {trainer.step}{early}: {saved}")
     if not trainer.finished:
         _say(f"resume with {PROG} --resume {start.folder}")
-    if peak := peak_memory(device):
-        _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
 
 
 def _what_is_left(error: Exception, run: Run) -> str:
