@@ -1,4 +1,4 @@
-"""Write files so that a reader never finds half of one."""
+"""Write files so that a reader never finds half of one, and know what lies there in place of one."""
 
 import os
 import tempfile
@@ -41,3 +41,21 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+STAND_INS = {
+    b"version https://git-lfs": "a pointer of git-lfs: run git lfs pull in its folder, or download the file itself",
+    b"<!doctype html": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+}
+"""How a file begins that is not what its name says: what it is, and what to do."""
+
+
+def stand_in(path: Path) -> str | None:
+    """What `path` is if it only stands for the file that its name promises, or None."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(64).lstrip().lower()
+    except OSError:
+        return None
+    return next((told for start, told in STAND_INS.items() if begins.startswith(start)), None)

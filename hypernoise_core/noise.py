@@ -26,6 +26,9 @@ REPLAY = "replay"
 DIAGNOSTICS = "diagnostics"
 """Starting noise and prompts of a measurement during training; the index is the step."""
 
+MOST_STEPS = 1000
+"""Denoiser calls per image: no sampler has more levels of noise."""
+
 BetweenSteps = Literal["fresh", "keep", "keep-moved"]
 """What a sampler adds between steps: `fresh` noise each time, as the pipelines do; `keep` the starting noise as it was
 drawn; `keep-moved` the starting noise as the hypernetwork moved it."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from .files import stand_in
 
 COLUMNS = ("prompt", "caption", "text", "Prompt", "TEXT")
 """Column names that are tried for a table's prompts, in this order."""
@@ -102,35 +107,73 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
         ValueError: no such file, not what its suffix says, no such column, or no prompts in it.
     """
     path = Path(path)
+    if told := stand_in(path):
+        raise ValueError(f"prompts file {path} holds no prompts, it is {told}")
     try:
-        prompts = _READERS.get(path.suffix.lower(), _read_lines)(path, column)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"prompts file {path} cannot be read ({error}): give text with one prompt per line, JSON, JSONL, "
-            "CSV or Parquet"
-        ) from error
-    prompts = [text for prompt in prompts if (text := str(prompt).strip())]
+        rows = _READERS.get(path.suffix.lower(), _read_lines)(path, column)
+    except OSError as error:
+        raise ValueError(f"prompts file {path} cannot be read ({error.strerror}): give another one") from error
+    except (json.JSONDecodeError, RecursionError, csv.Error) as error:
+        raise ValueError(f"prompts file {path} cannot be read ({error}): is it what {path.suffix} says?") from error
+    prompts = with_text(rows, f"prompts file {path}")
     if not prompts:
         raise ValueError(f"prompts file {path} is empty: write one prompt per line")
     return prompts
 
 
+def with_text(rows: Iterable[object], origin: str) -> list[str]:
+    """The rows that hold a prompt; a warning counts the others."""
+    rows = list(rows)
+    prompts = [text for row in rows if row is not None and (text := str(row).strip())]
+    if prompts and len(prompts) < len(rows):
+        warnings.warn(f"{origin}: {len(rows) - len(prompts)} of {len(rows)} rows have no prompt", stacklevel=2)
+    return prompts
+
+
+def _text(path: Path) -> str:
+    """
+    Raises:
+        ValueError: it is not text in UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        what = "text in UTF-16" if wide else f"no text in UTF-8 ({error.reason} at byte {error.start})"
+        raise ValueError(f"prompts file {path} cannot be read, it is {what}: save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"prompts file {path} cannot be read, it has zero bytes: save it as text in UTF-8")
+    return text
+
+
 def _read_lines(path: Path, column: str | None) -> list[str]:
-    return path.read_text("utf-8").splitlines()
+    return [line for line in _text(path).splitlines() if line.strip()]
 
 
 def _read_json(path: Path, column: str | None) -> list[str]:
-    content = json.loads(path.read_text("utf-8"))
+    content = json.loads(_text(path))
     return _texts(path, list(content.values()) if isinstance(content, dict) else content, column)
 
 
 def _read_jsonl(path: Path, column: str | None) -> list[str]:
-    return _texts(path, [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()], column)
+    lines = [(number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+    return _texts(path, [_json_row(path, number, line) for number, line in lines], column)
+
+
+def _json_row(path: Path, number: int, line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"prompts file {path}: line {number} is no JSON ({error.msg} at column {error.colno}): write one text or "
+            "object a line"
+        ) from error
 
 
 def _read_csv(path: Path, column: str | None) -> list[str]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return _texts(path, list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")), column)
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+    return _texts(path, list(rows), column)
 
 
 def _read_parquet(path: Path, column: str | None) -> list[str]:

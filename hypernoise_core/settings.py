@@ -6,9 +6,18 @@ puts in the names, by `naming`.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from string import Formatter
+
+LONGEST_WORD = 200
+"""Characters of a value that a message shows whole."""
+
+
+def shortened(text: str) -> str:
+    """The text with the beginning of every word that is far too long for a message."""
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:60]}… ({len(word[0])} characters)", text)
 
 
 class Message(str):
@@ -68,12 +77,13 @@ def require(settings: object, names: Sequence[str], fits: Callable[[float], bool
 
 @contextmanager
 def about(*names: str) -> Iterator[None]:
-    """A ValueError inside that names no setting at fault becomes a `SettingError` that names these."""
+    """A ValueError inside that names no setting at fault becomes a `SettingError` that names these; so does what the
+    system says of a file."""
     try:
         yield
     except SettingError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         told = next((text for text in error.args if isinstance(text, Message)), str(error))
         raise SettingError(", ".join(f"{{{name}}}" for name in names) + ": {}", told) from error
 
@@ -90,6 +100,7 @@ def naming(name: Callable[[str], str]) -> Iterator[None]:
 
 
 def _filled(template: str, values: Sequence[object], name: Callable[[str], str]) -> str:
+    values = [shortened(value) if isinstance(value, str) else value for value in values]
     return Formatter().vformat(template, values, _Names(name))
 
 

@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .files import stand_in
+
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Named tensors on the CPU, and the header's metadata if the format has any. No code in the file is run.
@@ -42,6 +44,7 @@ def _opened(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, AttributeError) as error:  # AttributeError: a dtype that this torch lacks
+        _refuse_stand_in(path, error)
         raise ValueError(
             f"{path} is not a complete safetensors file ({reason(error)}): get or make it again"
         ) from error
@@ -51,6 +54,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken archive fails in a dozen ways
+        _refuse_stand_in(path, error)
         raise ValueError(
             f"{path} is not a complete file with only tensors ({reason(error)}). No code in it was run. Download it "
             "again, or ask its author for a .safetensors file"
@@ -65,6 +69,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path} claims more values than it holds: {name} {tuple(tensor.shape)}")
     return dict(tensors)
+
+
+def _refuse_stand_in(path: Path, error: BaseException) -> None:
+    if told := stand_in(path):
+        raise ValueError(f"{path} holds no weights, it is {told}") from error
 
 
 def reason(error: BaseException) -> str:

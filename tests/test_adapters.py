@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import randomized
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import BUILDERS, PROMPTS, tiny_generator
 from torch import nn
@@ -132,6 +133,41 @@ def test_the_authors_release_loads_here(tmp_path, suffix, prefixed):
     again = LoraHypernetwork.load(generator, tmp_path)
     assert again.last_layer == "proj_out"
     assert torch.equal(pictures(again), pictures(f))
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer.", "unet.", "base_model.model.transformer."])
+def test_prefixes_of_other_tools_are_read(generator, tmp_path, prefix):
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f.save(tmp_path / "f.safetensors")
+    renamed(tmp_path / "f.safetensors", lambda name: prefix + name)
+    assert torch.equal(pictures(LoraHypernetwork.load(generator, tmp_path / "f.safetensors")), pictures(f))
+
+
+def test_layers_by_the_names_that_comfyui_has_for_them_are_read(generator, tmp_path):
+    f = randomized(LoraHypernetwork(generator, rank=4, alpha=8), scale=0.1)
+    f.save(tmp_path / "f.safetensors")
+    keys = key_map(target_names(generator.denoiser))
+    theirs = {f"diffusion_model.{name}": w for name, w in keys.to_comfy(f.state_dict()).items()}
+    with safe_open(tmp_path / "f.safetensors", "pt") as file:
+        header = file.metadata()
+    save_file({name: w.contiguous() for name, w in theirs.items()}, tmp_path / "f.safetensors", header)
+    again = LoraHypernetwork.load(generator, tmp_path / "f.safetensors")
+    assert torch.allclose(pictures(again), pictures(f), atol=1e-5)
+
+
+@pytest.mark.parametrize(("start", "tool"), [("lora_unet_", "kohya"), ("lora_te1_", "kohya"), ("lycoris_", "LyCORIS")])
+def test_names_of_other_trainers_are_told_whose_they_are(generator, tmp_path, start, tool):
+    LoraHypernetwork(generator, rank=4, alpha=8).save(tmp_path / "f.safetensors")
+    renamed(tmp_path / "f.safetensors", lambda name: start + name.replace(".", "_"))
+    with pytest.raises(ValueError, match=f"f.safetensors has the names of {tool}.*: give what HyperNoise, peft or"):
+        LoraHypernetwork.load(generator, tmp_path / "f.safetensors")
+
+
+def renamed(file, name):
+    """The same file with other names for its tensors."""
+    with safe_open(file, "pt") as opened:
+        weights, header = {name(key): opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+    save_file({key: weight.clone() for key, weight in weights.items()}, file, header)
 
 
 def test_a_hypernetwork_is_computed_in_plain_peft_as_the_authors_do(generator, tmp_path):

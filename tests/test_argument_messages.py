@@ -22,6 +22,9 @@ COMMANDS = {
     "embedded": embedded.main,
 }
 
+MOST_WORDS = 700
+"""Characters of a message, however long the line is that it is about."""
+
 BEFORE_ANYTHING_IS_LOADED = """
 train --lora_rank -4 | --lora_rank is -4: give at least 1
 train --alpha_multiplier 0 | --alpha_multiplier is 0.0: give a number above 0
@@ -88,6 +91,24 @@ train --config bad.yaml --lr 1 | --lr is fast in --config bad.yaml: give a numbe
 train --save_dir used | --save_dir is 'used', which is not empty
 train --save_dir used/x/run | --save_dir is 'used/x/run', and used/x is a file
 train --cache_dir used/x | --cache_dir is 'used/x', and used/x is a file
+train --save_dir /proc/x | --save_dir is '/proc/x', which cannot be written
+train --save_dir LONG | --save_dir has 100000 characters: give at most 4000
+train --save_dir LONGISH | --save_dir is 'xxxxx
+train --save_dir= | --save_dir is '': give text, or leave it out
+train --prompts= | --prompts is '': give text, or leave it out
+train --rewards= | --rewards is '': give text, or leave it out
+train --config empty.yaml | --rewards is '': give text, or leave it out
+train --rewards ../x:Y | --rewards: reward '../x:Y' does not load
+train --rewards raises:Y | --rewards: reward 'raises:Y' does not load (RuntimeError: no licence)
+train --rewards LONG | --rewards has 100000 characters
+train --lr LONG | --lr is 'xxxxx
+train --LONG | unrecognized arguments: --xxxxx
+train --device meta | --device is 'meta', which holds no numbers
+train --steps 1000000 | --steps is 1000000: give at most 1000
+train --batch_size 18446744073709551616 | --batch_size is 18446744073709551616: give a number from 0 to 2**63 - 1
+train --head_width 9999999984 | --head_width is 9999999984: give a multiple of 16, at most
+train --head_depth 9999999 | --head_depth is 9999999: give at most
+train --critics 9999999 | --critics is 9999999: give at most
 train --resume used | --resume is 'used', without a complete checkpoint: give a run's folder or one of its checkpoints
 train --resume auto --save_dir used | --save_dir is 'used', which is not empty
 train --resume auto | --resume auto looks for checkpoints in --save_dir
@@ -97,6 +118,11 @@ train --task geneval | --task: its prompts are in evaluation_metadata.jsonl
 train --prompts nowhere.txt | --prompts: prompts file nowhere.txt cannot be read
 train --prompts empty.txt | --prompts: prompts file empty.txt is empty
 train --prompts binary.txt | --prompts: prompts file binary.txt cannot be read
+train --prompts wide.txt | --prompts: prompts file wide.txt cannot be read, it is text in UTF-16: save it as UTF-8
+train --prompts zeros.txt | --prompts: prompts file zeros.txt cannot be read, it has zero bytes: save it as text
+train --prompts lfs.txt | --prompts: prompts file lfs.txt holds no prompts, it is a pointer of git-lfs
+train --prompts half.jsonl | --prompts: prompts file half.jsonl: line 3 is no JSON (Expecting value at column 12)
+train --prompts LONGISH | --prompts
 train --prompts p.txt=often | --prompts: prompts 'p.txt=often': the weight after = is not a number
 train --model sana --rewards redness | --model is 'sana', which has no prompts of its own: pass a file with --prompts
 train --model sdxl-turbo --prompts p.txt | there is no reward: give --rewards
@@ -112,6 +138,12 @@ train --rewards imagereward --rewards_backend package | --rewards_backend is pac
 train --rewards redness --model nothing.safetensors --prompts p.txt | --model is 'nothing.safetensors': there is no such
 train --rewards redness --model used/a.safetensors --prompts p.txt | name its pipeline with --pipeline
 generate | give either --prompt TEXT or --prompts FILE
+generate --prompt= | --prompt is '': give text, or leave it out
+generate --prompt x --seed -1 | --seed is -1: give a number from 0
+generate --prompt x --seed 18446744073709551616 | --seed is 18446744073709551616: give a number from 0
+generate --prompt x --height 0 | --height is 0: give at least 1
+generate --prompt x --steps 1000000 | --steps is 1000000: give at most 1000
+generate --prompt x --save_dir /proc/x | --save_dir is '/proc/x', which cannot be written
 generate --prompt x --n x | --n is 'x': give a whole number
 generate --prompt x --n 0 | --n is 0: give at least 1
 generate --prompt x --iterations 0 | --iterations is 0: give at least 1
@@ -128,6 +160,16 @@ generate --prompt x --reno 2 --free_reading | leave --free_reading out
 generate --prompt x --between_steps never | --between_steps is 'never': give
 generate --prompts nowhere.txt | --prompts: prompts file nowhere.txt
 evaluate --steps 1,two | --steps is '1,two': give numbers above 0
+evaluate --steps 1,1000000 | --steps has 1000000: give at most 1000
+evaluate --height 0 | --height is 0: give at least 1
+evaluate --seed -1 | --seed is -1: give a number from 0
+evaluate --seed 18446744073709551616 | --seed is 18446744073709551616: give a number from 0
+evaluate --diversity nope | --diversity names 'nope': choose from
+evaluate --rewards nope | --rewards: unknown reward 'nope'
+evaluate --rewards redness | --rewards is 'redness', which --benchmark embedded does not use: leave it out
+evaluate --benchmark geneval --prompts_dir good --rewards nope | --rewards: unknown reward 'nope'
+evaluate --benchmark geneval --prompts_dir good --n 60 | --n is 60, which --benchmark geneval does not use
+evaluate --save_dir /proc/x | --save_dir is '/proc/x', which cannot be written
 evaluate --n 100 | --n is 100: give a multiple of 60
 evaluate --iterations 0 | --iterations is 0: give at least 1
 evaluate --score perhaps | --score is 'perhaps': give true or false
@@ -149,6 +191,11 @@ demo --threads 0 | --threads is 0: give at least 1
 convert | --adapter is missing
 convert --adapter nowhere | --adapter: no HyperNoise LoRA at nowhere
 convert --adapter x --kind y | --kind is 'y': give noise or finetune
+convert --adapter x --output used/x | --output is 'used/x', which exists
+convert --adapter x --output used/x/y.safetensors | --output is 'used/x/y.safetensors', and used/x is a file
+convert --adapter x --output /proc/x/y.safetensors | --output is '/proc/x/y.safetensors', which cannot be written
+convert --adapter lfs.safetensors | --adapter: lfs.safetensors holds no weights, it is a pointer of git-lfs
+convert --adapter page.bin | --adapter: page.bin holds no weights, it is a web page: download the file itself
 convert --adapter x --output used | --output is 'used', which exists
 embedded --files 0 | --files is 0: give at least 1
 embedded --install perhaps | --install is 'perhaps': give true or false
@@ -156,6 +203,8 @@ embedded --install perhaps | --install is 'perhaps': give true or false
 
 ONCE_MODELS_ARE_LOADED = """
 train --rewards redness --height 60 | --width x --height is 64x60: give multiples of 8 pixels
+train --rewards redness --lora_rank 99999999 | --lora_rank is 99999999, and no layer of embedded can use more than
+train --rewards redness --last_layer_name LONGISH | --last_layer_name 'xxxxx
 train --rewards redness --last_layer_name conv_out | --last_layer_name 'conv_out' is no Linear or Conv2d
 train --rewards redness --distill used/a.safetensors | --distill and --distill_steps belong together
 train --rewards redness --distill half.safetensors --distill_steps 2 | --distill: half.safetensors is not
@@ -191,6 +240,14 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "p.txt").write_text("a red square\n")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "wide.txt").write_text("a red square\n", "utf-16")
+    (tmp_path / "zeros.txt").write_text("a red square\n", "utf-16-le")
+    for name in ("lfs.txt", "lfs.safetensors"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    (tmp_path / "page.bin").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "half.jsonl").write_text('{"prompt": "a cat"}\n\n{"prompt": a dog}\n')
+    (tmp_path / "raises.py").write_text('raise RuntimeError("no licence")\n')
+    (tmp_path / "empty.yaml").write_text("rewards: ''\n")
     (tmp_path / "broken.yaml").write_text("lr: [1e-3\n  x: {")
     (tmp_path / "odd.yaml").write_text("learning_rate: 1\n")
     (tmp_path / "bad.yaml").write_text("lr: fast\n")
@@ -206,7 +263,7 @@ def cases(table):
 
 def check(folder, capsys, line, words):
     before = sorted(folder.rglob("*"))
-    command, *argv = line.split()
+    command, *argv = re.sub("LONG(ISH)?", lambda found: "x" * (3000 if found[1] else 100_000), line).split()
     capsys.readouterr()
 
     code = run_command(COMMANDS[command], "the program", argv)
@@ -216,6 +273,7 @@ def check(folder, capsys, line, words):
     assert code == 2
     assert [row.startswith("the program: error: ") for row in said] == [True], said
     assert words in said[0]
+    assert len(said[0]) < MOST_WORDS
     assert "--" in words
     assert sorted(folder.rglob("*")) == before
 

@@ -71,6 +71,19 @@ def test_gradients_equal_the_pipelines(family, steps):
     assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_a_prompt_that_is_cut_is_told(family, recwarn):
+    long = "red " * 1200
+    kept = family.encode([long])
+    told = [str(w.message) for w in recwarn if "is cut to the first" in str(w.message)]
+    assert len(told) == 1
+    assert family.name in told[0]
+    more = family.encode([long + "square " * 100])
+    assert all(torch.equal(more[name], tensor) for name, tensor in kept.tensors.items())
+    recwarn.clear()
+    family.encode(["red"])
+    assert not [w for w in recwarn if "is cut" in str(w.message)]
+
+
 def test_the_first_call_is_what_the_paper_feeds_the_denoiser(family):
     x0 = family.noise(3, 32, 48, seed=1)
     got = family.first_call(family.denoiser, x0, family.encode(PROMPTS))

@@ -31,21 +31,44 @@ FILES = {
     "object.json": json.dumps({"1": "a red cat", "2": "two, dogs"}),
     "objects.json": json.dumps([{"prompt": p} for p in WANTED]),
     "a.jsonl": '{"tag": 1, "prompt": "a red cat"}\n\n{"prompt": "two, dogs"}\n',
-    "a.csv": 'id,caption\n1,a red cat\n2,"two, dogs"\n3,\n',
+    "a.csv": 'id,caption\n1,a red cat\n2,"two, dogs"\n',
     "a.tsv": "id\tprompt\n1\ta red cat\n2\ttwo, dogs\n",
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_gives_the_same_prompts(tmp_path, name):
-    (tmp_path / name).write_text(FILES[name], "utf-8")
+def test_every_format_gives_the_same_prompts(tmp_path, name, encoding):
+    (tmp_path / name).write_text(FILES[name], encoding)
     assert read_prompts(tmp_path / name) == WANTED
+
+
+WITH_GAPS = {
+    "a.csv": 'id,caption\n1,a red cat\n2,"two, dogs"\n3,\n4\n',
+    "a.jsonl": '{"prompt": "a red cat"}\n{"prompt": null}\n\n{"prompt": " "}\n{"prompt": "two, dogs"}\n',
+    "a.json": json.dumps(["a red cat", "", "two, dogs", " "]),
+}
+
+
+@pytest.mark.parametrize("name", WITH_GAPS)
+def test_rows_without_a_prompt_are_counted(tmp_path, name):
+    (tmp_path / name).write_text(WITH_GAPS[name], "utf-8")
+    with pytest.warns(UserWarning, match=rf"{name}: 2 of 4 rows have no prompt"):
+        assert read_prompts(tmp_path / name) == WANTED
+
+
+def test_what_separates_lines_elsewhere_does_not_split_json(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "a\u2028cat"}, ensure_ascii=False) + "\n", "utf-8")
+    assert read_prompts(tmp_path / "a.jsonl") == ["a\u2028cat"]
 
 
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra ([data])")
     from pyarrow import parquet
 
+    parquet.write_table(pyarrow.table({"n": [1, 2, 3], "text": [*WANTED, None]}), tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match="1 of 3 rows have no prompt"):
+        assert read_prompts(tmp_path / "a.parquet") == WANTED
     parquet.write_table(pyarrow.table({"n": [1, 2], "text": WANTED}), tmp_path / "a.parquet")
     assert read_prompts(tmp_path / "a.parquet") == WANTED
     with pytest.raises(ValueError, match="no column 'caption': name one of n, text"):

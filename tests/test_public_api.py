@@ -102,6 +102,7 @@ Trainer(generator: Generator, reward: RewardEnsemble, prompts: Sequence[str] | P
 Trainer.averaged(self) -> Iterator[Adapter]
 Trainer.diagnose(self) -> dict[str, float]
 Trainer.events(self) -> Iterator[WarmStart | StepDone | StepSkipped | Diagnosed | Validated | Notice | EarlyStop]
+Trainer.fault(self) -> Message | None
 Trainer.finished -> bool
 Trainer.has_trained -> bool
 Trainer.save(self, path: str | Path, **training) -> None

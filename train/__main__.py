@@ -10,6 +10,7 @@ python -m train --print_config > mine.yaml               # write every setting t
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import yaml
@@ -17,11 +18,20 @@ import yaml
 from hypernoise_core.device import check_device
 from hypernoise_core.files import replacing
 from hypernoise_core.prompt_sets import PromptMix
-from hypernoise_core.training import NonFiniteError, OutOfMemoryError, Trainer, load_trainer_state, processes
+from hypernoise_core.training import (
+    DivergedError,
+    NonFiniteError,
+    OutOfMemoryError,
+    Trainer,
+    TrainerState,
+    load_trainer_state,
+    processes,
+)
 
 from .cli import in_arguments_of, option, parse, reworded, run_command
 from .config import TrainArguments, default_recipe
 from .launch import join_processes, leave_processes, unused_precision
+from .lock import check_free, holding
 from .memory import peak_memory
 from .pictures import spread
 from .resume import CONFIG, Start, config_behind, find_start
@@ -45,10 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed + processes.rank())  # nothing here draws from it, but a user's reward may
     try:
         # Only the first process looks: names hold the time, and folders may change meanwhile.
-        start = processes.gather(find_start(args.resume, args.save_dir) if processes.rank() == 0 else None)[0]
+        start = processes.gather(_find_start(args) if processes.rank() == 0 else None)[0]
         _train(args, device, start)
     finally:
         leave_processes()
+
+
+def _find_start(args: TrainArguments) -> Start:
+    start = find_start(args.resume, args.save_dir)
+    if told := check_free(start.folder):
+        _say(told)
+    return start
 
 
 def _train(args: TrainArguments, device: str, start: Start) -> None:
@@ -64,7 +81,17 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
         _say(f"resuming from {start.checkpoint.path}")
         for change in load_trainer_state(trainer, state):
             _say(f"changed: {reworded(change, TrainArguments)}")
-    run = Run(trainer, start.folder, spread(prompts.texts, 8), args, start.checkpoint and start.checkpoint.path, state)
+        if trainer.finished and not trainer.stop_reason:
+            _say(f"nothing is left to do: step {trainer.step} is done, and --max_steps is {config.max_steps}")
+    with holding(start.folder) if processes.rank() == 0 else nullcontext():
+        _run(trainer, args, start, spread(prompts.texts, 8), state)
+    if peak := peak_memory(device):
+        _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
+
+
+def _run(trainer: Trainer, args: TrainArguments, start: Start, samples: list[str], state: TrainerState | None) -> None:
+    """Train, and say what came of it."""
+    run = Run(trainer, start.folder, samples, args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
         stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
         with replacing(start.folder / CONFIG) as temporary:
@@ -72,18 +99,22 @@ def _train(args: TrainArguments, device: str, start: Start) -> None:
     try:
         run.train()
     except (NonFiniteError, OutOfMemoryError) as error:
-        raise ValueError(
-            f"stopped at step {trainer.step}: {reworded(error.args[0], TrainArguments)}; what was trained is in "
-            f"{start.folder}: resume it with --resume"
-        ) from error
+        why = reworded(error.args[0], TrainArguments)
+        raise ValueError(f"stopped at step {trainer.step}: {why}; {_what_is_left(error, run)}") from error
     verb = "trained" if trainer.finished else "stopped"
     early = f" ({reworded(trainer.stop_reason, TrainArguments)})" if trainer.stop_reason else ""
     saved = run.adapter_file if trainer.has_trained else "there is nothing to save yet"
     _say(f"{verb} at step {trainer.step}{early}: {saved}")
     if not trainer.finished:
         _say(f"resume with {PROG} --resume {start.folder}")
-    if peak := peak_memory(device):
-        _say(f"peak memory on {device}: {peak / 2**30:.2f} GiB")
+
+
+def _what_is_left(error: Exception, run: Run) -> str:
+    if not isinstance(error, DivergedError):
+        return f"what was trained is in {run.folder}: resume it with --resume"
+    if not run.last_checkpoint:
+        return "no checkpoint was saved before that: start again"
+    return f"{run.last_checkpoint} is from before that: go on from it with --resume {run.folder}"
 
 
 def _prompts(args: TrainArguments) -> tuple[PromptMix, list[str]]:

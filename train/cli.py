@@ -2,7 +2,9 @@
 
 import argparse
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,9 +17,13 @@ from typing import Literal, get_args, get_origin
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from hypernoise_core.settings import Message, naming
+from hypernoise_core.device import is_of_memory
+from hypernoise_core.settings import Message, SettingError, naming, shortened
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+LONGEST = 4000
+"""Characters of an argument, other than a prompt. No path is longer."""
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -38,7 +44,20 @@ def parse(arguments: type, prog: str, description: str, argv: Sequence[str] | No
     except Exception as error:  # jsonargparse raises several kinds of errors, its own and YAML's
         raise ValueError(_explained(_one_line(error), arguments, argv, recipe)) from error
     values = {field.name: getattr(namespace, field.name) for field in fields(arguments)}
+    _check_values(arguments, values)
     return arguments(**values)
+
+
+def _check_values(arguments: type, values: dict[str, object]) -> None:
+    """What is right for no argument: text without a character (`MAY_BE_EMPTY` lists those that take it), or of more
+    than any path has, and whole numbers that nothing can count to."""
+    for name, value in values.items():
+        if isinstance(value, str) and not value.strip() and name not in getattr(arguments, "MAY_BE_EMPTY", ()):
+            raise ValueError(f"--{name} is {value!r}: give text, or leave it out")
+        if isinstance(value, str) and len(value) > LONGEST and name != "prompt":
+            raise ValueError(f"--{name} has {len(value)} characters: give at most {LONGEST}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"--{name} is {value}: give a number from 0 to 2**63 - 1")
 
 
 @cache
@@ -58,15 +77,17 @@ def _parser(arguments: type, prog: str, description: str, recipe: str | None) ->
 
 def run_command(main: Callable[[Sequence[str] | None], None], prog: str, argv: Sequence[str] | None = None) -> int:
     """Call `main`. A ValueError becomes one line on stderr and exit code 2, after a traceback if `--debug` is among the
-    arguments."""
+    arguments. So does what the system refuses: a file, or memory."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
         main([word for word in words if word != "--debug"])
-    except ValueError as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_of_memory(error):
+            raise
         if debug:
             traceback.print_exception(error)
-        print(f"{prog}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{prog}: error: {_one_line(error) or 'memory ran out'}", file=sys.stderr)
         return 2
     return 0
 
@@ -82,15 +103,31 @@ def reworded(text: str, arguments: type) -> str:
 
 
 def check_folders(arguments: object, *names: str) -> None:
-    """Look whether what is to be written into can be a folder, before hours of work.
+    """Try whether what is to be written into can be a folder, before hours of work. Nothing is left behind. None is no
+    folder.
 
     Raises:
-        ValueError: a file is in the way.
+        ValueError: a file is in the way, or the system refuses it.
     """
     for name in names:
-        path = Path(getattr(arguments, name) or ".")
-        if not (there := next(place for place in (path, *path.parents) if place.exists())).is_dir():
-            raise ValueError(f"--{name} is {str(path)!r}, and {there} is a file: give another folder")
+        if getattr(arguments, name) is None:
+            continue
+        path = Path(getattr(arguments, name))
+        try:
+            there = next(place for place in (path, *path.parents) if place.exists())
+            if not there.is_dir():
+                raise SettingError(f"{{{name}}} is {{!r}}, and {{}} is a file: give another folder", str(path), there)
+            trial = Path(tempfile.mkdtemp(dir=there, prefix=".trial-"))  # its own name: other processes try as well
+            try:
+                (trial / path.relative_to(there)).mkdir(parents=True, exist_ok=True)
+            finally:
+                shutil.rmtree(trial)
+        except OSError as error:
+            raise SettingError(
+                f"{{{name}}} is {{!r}}, which cannot be written ({{}}): give another place",
+                str(path),
+                error.strerror,
+            ) from error
 
 
 def _argument_name(arguments: type) -> Callable[[str], str]:
@@ -153,5 +190,5 @@ def _expected(kind: object) -> str:
     return ", or ".join(map(_expected, get_args(kind)))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: BaseException) -> str:
+    return shortened(" ".join(str(error).split()))

@@ -43,6 +43,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         "distill_sha256": "the file of --distill",
         "denoiser_sha256": "the denoiser of --model",
     }
+    MAY_BE_EMPTY: ClassVar = ("trackers",)
 
     model: str = "embedded"
     """Folder saved by diffusers, Hugging Face id, denoiser alone (with --pipeline), or a short name: embedded, sana,

@@ -5,6 +5,7 @@ python -m train.convert --adapter mine.safetensors --output mine-peft           
 python -m train.convert --adapter lucaeyring/HyperNoise_Sana_Sprint_0.6B --model sana --output authors.safetensors
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from hypernoise_core.hypernetworks.head_file import HeadInfo, read_head
 from hypernoise_core.hypernetworks.head_network import HeadNetwork
 from hypernoise_core.settings import about
 
-from .cli import in_arguments_of, parse, run_command
+from .cli import check_folders, in_arguments_of, parse, run_command
 
 PROG = "python -m train.convert"
 
@@ -55,8 +56,9 @@ class ConvertArguments:
     """dtype of the written weights; unchanged by default. bfloat16 halves the file and is enough to generate images."""
 
     def __post_init__(self):
-        if self.output and Path(self.output).exists():
+        if self.output and os.path.exists(self.output):
             raise ValueError(f"--output is {self.output!r}, which exists: give a new name")
+        check_folders(self, "output")
 
 
 @in_arguments_of(ConvertArguments)

@@ -26,7 +26,7 @@ from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter, NoiseHypernetwork
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
-from hypernoise_core.noise import BetweenSteps
+from hypernoise_core.noise import MOST_STEPS, BetweenSteps
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
 from hypernoise_core.search import ranking, reno_path
@@ -115,6 +115,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
         require(self, ("refine",), lambda v: v >= 0, "at least 0")
+        require(self, ("seed",), lambda v: v >= 0, "a number from 0 to 2**63 - 1")
+        require(self, ("steps",), lambda v: v <= MOST_STEPS, f"at most {MOST_STEPS}")
         check_folders(self, "save_dir")
         if self.reno and self.free_reading:
             raise ValueError(
@@ -270,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     check_device(args.device)
     with about("prompts"):
-        prompts = [args.prompt] if args.prompt else read_prompts(args.prompts)
+        prompts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
     reward = args.load_reward()
     generator = args.load_generator()
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)

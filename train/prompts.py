@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hypernoise_core.embedded.prompts import CATEGORIES
 from hypernoise_core.embedded.prompts import prompts as embedded_prompts
-from hypernoise_core.prompt_sets import PromptMix, PromptSet, find_column, read_prompts
+from hypernoise_core.prompt_sets import PromptMix, PromptSet, find_column, read_prompts, with_text
 
 PICKAPIC = "hub:yuvalkirstain/pickapic_v2_no_images"
 """Pick-a-Pic v2's captions without its images."""
@@ -78,7 +78,7 @@ def _from_hub(source: str) -> list[str]:
             f"dataset {name!r} cannot be loaded ({error}): check its id and split, or give a file"
         ) from error
     texts = dataset[find_column(source, dataset.column_names, column or None)]
-    return [text for text in dict.fromkeys(str(text).strip() for text in texts) if text]
+    return list(dict.fromkeys(with_text(texts, source)))
 
 
 def _file(name: str) -> Callable[[str | None], list[str]]:

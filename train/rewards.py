@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from hypernoise_core.rewards import LoadOptions, RewardEnsemble, parse_rewards
+from hypernoise_core.rewards import LoadOptions, RewardEnsemble, check_rewards, parse_rewards
 from hypernoise_core.settings import require
 
 
@@ -42,10 +42,17 @@ class RewardArguments:
         Raises:
             ValueError: a reward is unknown or missing, or all weights are zero.
         """
-        options = LoadOptions(
+        return parse_rewards(names, self._options, held_out, normalization, self.offload_rewards, self.rewards_batch)
+
+    def check_rewards(self, names: str) -> None:
+        """As `make_rewards`, before anything is loaded."""
+        check_rewards(names, self._options)
+
+    @property
+    def _options(self) -> LoadOptions:
+        return LoadOptions(
             weights=self.rewards_folder,
             dtype=getattr(torch, self.rewards_dtype),
             long_prompts=self.long_prompts,
             backend=self.rewards_backend,
         )
-        return parse_rewards(names, options, held_out, normalization, self.offload_rewards, self.rewards_batch)

@@ -15,11 +15,13 @@ import torch
 from PIL.Image import Image
 from tqdm import tqdm
 
+from hypernoise_core.files import replacing
 from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,
+    DivergedError,
     EarlyStop,
     Event,
     NonFiniteError,
@@ -33,6 +35,7 @@ from hypernoise_core.training import (
     processes,
     trainer_state,
 )
+from hypernoise_core.training.checkpoint import ADAPTER_NAME
 
 from .cli import reworded
 from .launch import Trackers
@@ -86,8 +89,25 @@ class Run:
             self._rewind_metrics(resumed, state)
             self._trackers = Trackers(args.tracker_names, folder, trainer.step)
 
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest one of this run."""
+        newest = self._checkpoints.newest()
+        return newest and newest.path
+
     def train(self) -> None:
-        """Train to the end, and save. Ctrl-C or SIGTERM, to any process, finishes the step and saves too."""
+        """Train to the end, and save. Ctrl-C or SIGTERM, to any process, finishes the step and saves too.
+
+        Raises:
+            DivergedError: the weights are of no use any more. They are not saved; the adapter is the last checkpoint's.
+        """
+        try:
+            self._train()
+        except DivergedError:
+            self._go_back()
+            raise
+
+    def _train(self) -> None:
         trainer = self.trainer
         steps = {"total": trainer.config.max_steps, "initial": trainer.step}
         bar = tqdm(**steps, dynamic_ncols=True, disable=not self.writes, position=self._line)
@@ -101,6 +121,8 @@ class Run:
                     self._save_if_due(event)
                     if any(processes.gather(stop())):
                         break
+            except DivergedError:
+                raise
             except BaseException as error:
                 if processes.count() == 1 or isinstance(error, NonFiniteError):  # else the others do not know of it
                     self._finish()
@@ -140,6 +162,8 @@ class Run:
         """Save once per position, however often this is called."""
         if self._saved == self._position():
             return
+        if fault := self.trainer.fault():
+            raise DivergedError(fault)
         state = trainer_state(self.trainer)
         if self.writes:
             size = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
@@ -164,6 +188,14 @@ class Run:
             shutil.copyfile(told, self.metrics_file)
         with open(self.metrics_file, "r+b") as file:
             file.truncate(min(state.values["metrics_bytes"], self.metrics_file.stat().st_size))
+
+    def _go_back(self) -> None:
+        if not self.writes:
+            return
+        self._trackers.close()
+        if self.last_checkpoint:
+            with replacing(self.adapter_file) as temporary:
+                shutil.copyfile(self.last_checkpoint / ADAPTER_NAME, temporary)
 
     def _finish(self) -> None:
         self._save_checkpoint()

@@ -1,5 +1,6 @@
 """What all generators based on diffusers pipelines share. A family adds what its denoiser receives."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import ClassVar
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
@@ -39,6 +41,8 @@ class DiffusersGenerator(Generator):
     """The pipeline's component that denoises."""
     schedulers: ClassVar[dict[str, tuple[type[SchedulerMixin], dict]]] = {}
     """Samplers that can take the place of the pipeline's: name to diffusers' class and what changes in the config."""
+    max_tokens: int | None = None
+    """Tokens of a prompt that are encoded. Default: as many as the tokenizer takes."""
 
     def __init_subclass__(cls):
         if "pipeline_class" in vars(cls):
@@ -66,8 +70,26 @@ class DiffusersGenerator(Generator):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
+        """As of `Generator`. Warns of every prompt that is cut."""
+        self._tell_cuts(list(prompts))
         with self._text_encoders_on_device():
             return self._encode(list(prompts))
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """It splits the text that the denoiser reads."""
+        return self.pipeline.tokenizer
+
+    def _tell_cuts(self, prompts: list[str]) -> None:
+        tokenizer = self.tokenizer
+        most = min(self.max_tokens or tokenizer.model_max_length, tokenizer.model_max_length)
+        for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False)["input_ids"], strict=True):
+            if len(ids) > most:
+                warnings.warn(
+                    f"a prompt of {len(ids)} tokens is cut to the first {most}, which is all that {self.name} reads: "
+                    f"{prompt[:60]!r}…",
+                    stacklevel=3,
+                )
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> TensorBatch:

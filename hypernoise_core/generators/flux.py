@@ -3,6 +3,7 @@
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..batch import TensorBatch
 from .latents import pack, positions, unpack
@@ -20,10 +21,15 @@ class Flux(RectifiedFlow):
 
     family = "flux"
     pipeline_class = FluxPipeline
+    max_tokens = MAX_TOKENS
 
     def __init__(self, pipeline: FluxPipeline, name: str, offload: bool = False):
         super().__init__(pipeline, name, offload)
         self.latent_channels = self.denoiser.config.in_channels // 4
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.pipeline.tokenizer_2  # T5's; CLIP's text becomes one vector
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         tokens = min(MAX_TOKENS, self.pipeline.tokenizer_2.model_max_length)

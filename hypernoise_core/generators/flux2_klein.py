@@ -20,6 +20,7 @@ class Flux2Klein(RectifiedFlow):
 
     family = "flux2-klein"
     pipeline_class = Flux2KleinPipeline
+    max_tokens = MAX_TOKENS
     patch = 1
 
     def __init__(self, pipeline: Flux2KleinPipeline, name: str, offload: bool = False):

@@ -22,6 +22,7 @@ class Krea2(VideoAutoencoder):
 
     family = "krea2"
     pipeline_class = Krea2Pipeline
+    max_tokens = MAX_TOKENS
 
     def __init__(self, pipeline: Krea2Pipeline, name: str, offload: bool = False):
         self.patch = pipeline.config.patch_size

@@ -18,6 +18,7 @@ class QwenImage(VideoAutoencoder):
 
     family = "qwen-image"
     pipeline_class = QwenImagePipeline
+    max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         embeds, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=MAX_TOKENS)

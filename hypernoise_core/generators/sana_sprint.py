@@ -14,6 +14,9 @@ from .diffusers_generator import DiffusersGenerator
 GUIDANCE_SCALE = 4.5
 """`SanaSprintPipeline`'s default. Sprint was distilled with guidance as an input, so guidance needs no second call."""
 
+MAX_TOKENS = 300
+"""Tokens per prompt. `SanaSprintPipeline`'s default."""
+
 MAX_TIMESTEP = 1.57080
 """The angle where sampling starts, in radians: pure noise. As in `SanaSprintPipeline`."""
 
@@ -27,12 +30,16 @@ class SanaSprint(DiffusersGenerator):
 
     family = "sana-sprint"
     pipeline_class = SanaSprintPipeline
+    max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         embeds, mask = self.pipeline.encode_prompt(
-            prompts, complex_human_instruction=None, device=self.text_encoders[0].device
+            prompts,
+            complex_human_instruction=None,
+            device=self.text_encoders[0].device,
+            max_sequence_length=MAX_TOKENS,
         )
-        longest = int(mask.sum(1).max())  # of 300: masked tokens change no image and cost most of the time
+        longest = int(mask.sum(1).max())  # masked tokens change no image and cost most of the time
         return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..batch import TensorBatch
 from .rectified_flow import RectifiedFlow
@@ -16,10 +17,15 @@ class StableDiffusion3(RectifiedFlow):
 
     family = "sd3"
     pipeline_class = StableDiffusion3Pipeline
+    max_tokens = MAX_TOKENS
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, name: str, offload: bool = False):
         self.patch = pipeline.patch_size
         super().__init__(pipeline, name, offload)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.pipeline.tokenizer_3 or self.pipeline.tokenizer  # CLIP's alone where T5 is left out
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         t5 = self.pipeline.tokenizer_3  # None where it is left out to save memory

@@ -18,6 +18,7 @@ class ZImage(RectifiedFlow):
 
     family = "z-image"
     pipeline_class = ZImagePipeline
+    max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         tokens = min(MAX_TOKENS, self.pipeline.tokenizer.model_max_length)

@@ -35,6 +35,14 @@ DIFFUSERS_CONFIG = "lora_adapter_metadata"
 
 
 PEFT_PREFIX = "base_model.model."
+PREFIXES = (PEFT_PREFIX, "diffusion_model.", "transformer.", "unet.")
+"""What stands in front of every layer's name in files of peft, of ComfyUI, and of diffusers' pipelines."""
+FOREIGN = {
+    "lora_unet_": "kohya's sd-scripts",
+    "lora_te": "kohya's sd-scripts",
+    "lycoris_": "LyCORIS",
+}
+"""How names begin that are made of a layer's by a rule that cannot be undone exactly, and whose they are."""
 PEFT_CONFIG = "adapter_config.json"
 MAX_CONFIG = 2**24
 """Characters of an `adapter_config.json` that are read; real ones have some thousands."""
@@ -188,7 +196,7 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     """
     file, config = _find(path)
     tensors, metadata = read_tensors(file)
-    weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
+    weights = _without_prefix(tensors)
     try:
         if metadata.get("hypernoise.kind") == "head":
             raise ValueError("is a HyperNoise head, which holds no LoRA: load it with load_hypernetwork")
@@ -206,6 +214,14 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     # Out of the mapped file: how a header's length aligns what follows decides the last bits of a product, and a file
     # that is replaced while it is mapped would change the weights.
     return {name: weight.clone() for name, weight in weights.items()}, info
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the prefixes that all of their names have."""
+    names = list(tensors)
+    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
 
 
 def _find(path: str | Path) -> tuple[Path, str | None]:
@@ -240,6 +256,11 @@ def _download(hub_id: str) -> Path:
 def _check_weights(weights: dict[str, Tensor]) -> None:
     """Complete pairs of finite A and B that can be multiplied, and nothing else."""
     layers = layer_ranks(weights)
+    for start, tool in FOREIGN.items():
+        if any(name.startswith(start) for name in weights):
+            raise ValueError(
+                f"has the names of {tool} ({start}…), which are not read: give what HyperNoise, peft or diffusers saved"
+            )
     if not layers:
         raise ValueError("is no HyperNoise LoRA: it has no lora_A weights")
     expected = {f"{layer}.{half}" for layer in layers for half in (A, B)}

@@ -19,6 +19,8 @@ def fit_adapter(denoiser: nn.Module, weights: dict[str, Tensor], info: AdapterIn
         raise ValueError("its layers have other names or shapes")
     layers = {name: module for name, module in denoiser.named_modules() if is_target(module)}
     keys = key_map(layers)
+    if layer_ranks(weights).keys() <= keys.layers.keys():  # ComfyUI's names, as its own nodes save them
+        weights = keys.to_diffusers(weights)
     if info.layers is None and len(layer_ranks(weights)) < sum(map(len, keys.layers.values())):
         raise ValueError(f"it is damaged, with weights for {len(layer_ranks(weights))} layers only")
     last_layer = info.last_layer

@@ -33,6 +33,7 @@ __all__ = [
     "Normalization",
     "Reward",
     "RewardEnsemble",
+    "check_rewards",
     "check_weights",
     "load_reward",
     "parse_rewards",
@@ -109,6 +110,20 @@ def check_weights(name: str, weights: str | Path) -> None:
         _PLACES[name](weights)
 
 
+def check_rewards(names: str, options: LoadOptions | None = None) -> None:
+    """Check a line such as `hpsv2,redness=100` without loading a model.
+
+    Raises:
+        ValueError: as in `parse_rewards`, except what only the hub or the weights themselves can tell.
+    """
+    options = options or LoadOptions()
+    for name, _ in _wanted(names):
+        if name not in REWARDS:
+            load_reward(name)
+        elif options.weights:
+            check_weights(name, options.weights)
+
+
 def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:
     """Load a reward by name, or your own as `module:Class`. The module may be a Python file in the current folder.
 
@@ -139,9 +154,10 @@ def _load_own(name: str) -> Reward:
     sys.path.insert(0, str(Path.cwd()))
     try:
         reward_class = getattr(importlib.import_module(module_name.removesuffix(".py")), class_name)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever the module does when it is imported
+        told = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"reward {name!r} does not load ({error}): give module:Class of a module that Python can import here"
+            f"reward {name!r} does not load ({told}): give module:Class of a module that Python can import here"
         ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
@@ -169,14 +185,19 @@ def parse_rewards(
     Raises:
         ValueError: as in `load_reward`, or weights that are not numbers or are all zero.
     """
-    wanted = [_weighted(part) for part in _split_names(names)]
-    if not any(weight for _, weight in wanted):
-        raise ValueError("no reward has a weight other than zero: name at least one")
+    wanted = _wanted(names)
     how = vars(options or LoadOptions())
     followed = [(load_reward(name, **how), weight) for name, weight in wanted]
     with about("held_out"):
         measured = [load_reward(name, **how) for name in _split_names(held_out)]
     return RewardEnsemble(followed, measured, Normalization.of_kind(normalization), offload, chunk)
+
+
+def _wanted(names: str) -> list[tuple[str, float]]:
+    wanted = [_weighted(part) for part in _split_names(names)]
+    if not any(weight for _, weight in wanted):
+        raise ValueError("no reward has a weight other than zero: name at least one")
+    return wanted
 
 
 def _split_names(names: str) -> list[str]:

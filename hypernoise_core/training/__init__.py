@@ -3,16 +3,18 @@
 from . import processes
 from .checkpoint import Checkpoint, Checkpoints, find_checkpoint
 from .config import TrainingConfig
+from .divergence import DivergedError, NonFiniteError
 from .events import Diagnosed, EarlyStop, Event, Notice, StepDone, StepSkipped, Validated, WarmStart
 from .memory import OutOfMemoryError
 from .scored import ScoredNoise
 from .state import TrainerState, load_trainer_state, trainer_state
-from .trainer import NonFiniteError, Trainer
+from .trainer import Trainer
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Diagnosed",
+    "DivergedError",
     "EarlyStop",
     "Event",
     "NonFiniteError",

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..noise import BetweenSteps
+from ..noise import MOST_STEPS, BetweenSteps
 from ..objective import KLReduction
 from ..settings import SettingError, require
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adamw8bit"]
 """`adamw8bit` is bitsandbytes' (extra `[8bit]`): a quarter of AdamW's state."""
+
+
+MOST_LAYERS, WIDEST = 256, 16384
+"""Of a head or a critic, which are small networks: more would fill any memory before it is told to be too much."""
 
 
 @dataclass(kw_only=True)
@@ -198,7 +202,10 @@ class TrainingConfig:
             require(self, ("max_steps",), lambda v: v >= 1, "at least 1")
         critic = ("critics", "critic_width", "critic_depth", "critic_steps", "replay")
         require(self, critic, lambda v: v >= 1, "at least 1")
-        require(self, ("head_width", "critic_width"), lambda v: v % 16 == 0, "a multiple of 16")
+        widths = ("head_width", "critic_width")
+        require(self, widths, lambda v: v % 16 == 0 and v <= WIDEST, f"a multiple of 16, at most {WIDEST}")
+        require(self, ("head_depth", "critic_depth", "critics"), lambda v: v <= MOST_LAYERS, f"at most {MOST_LAYERS}")
+        require(self, ("steps",), lambda v: v <= MOST_STEPS, f"at most {MOST_STEPS}")
         require(self, ("critic_lr", "replay_gib"), lambda v: v > 0, "a number above 0")
         require(self, ("score_share",), lambda v: 0 <= v <= 1, "a number from 0 to 1")
         require(self, ("alpha", "temperature", "lr", "grad_clip"), lambda v: v > 0, "a number above 0")

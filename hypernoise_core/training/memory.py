@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+from ..device import is_of_memory
 from ..settings import Message, joined
 from .config import TrainingConfig
 
 
-class OutOfMemoryError(RuntimeError):
+class OutOfMemoryError(MemoryError):
     """The device's memory ran out. The message says what to lower, and by how much."""
 
 
@@ -18,7 +17,9 @@ def explaining_out_of_memory(config: TrainingConfig, processes: int) -> Iterator
     """Turn torch's error inside the block into an `OutOfMemoryError` with advice."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_of_memory(error):
+            raise
         lines = [Message("({}) {}", i, line) for i, line in enumerate(out_of_memory_advice(config, processes), 1)]
         told = " ".join(str(error).split())[:160]
         raise OutOfMemoryError(

@@ -17,6 +17,7 @@ from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_c
 from ..hypernetworks.adapter_file import content_sha256
 from ..hypernetworks.critic import Critic
 from ..hypernetworks.head import HeadHypernetwork
+from ..layers import target_names, weight_shape
 from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SCORED, SHARED_NOISE, derive_seed
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
@@ -25,6 +26,7 @@ from ..rewards.given import GivenScores
 from ..settings import Message, SettingError, about
 from . import processes, warm_start
 from .config import TrainingConfig
+from .divergence import DivergedError, NonFiniteError, not_finite, overgrown, runaway
 from .encoded import EncodedPrompts
 from .events import Diagnosed, EarlyStop, Event, Notice, StepDone, StepSkipped, Validated, WarmStart
 from .memory import explaining_out_of_memory
@@ -44,12 +46,12 @@ SCORES, WANTED = "scores", "wanted"
 OF_SCORED = ("reward", "held_out/")
 """What metrics begin with that are means over the pictures with a score."""
 
+LEAST_MOST_RANK = 1024
+"""Rank that is taken for any model. More than the width of the widest layer adds nothing, and would fill any memory
+before it is told to be too much."""
+
 LEAST_SCORED = 0.5
 """Share of the pictures that were to be scored whose reward must be finite, or a step is skipped."""
-
-
-class NonFiniteError(RuntimeError):
-    """Several steps in a row were not finite; the message names what is at fault."""
 
 
 class Trainer:
@@ -105,7 +107,7 @@ class Trainer:
                 "it from its scores",
                 ", ".join(name for name, own in reward.rewards.items() if not own.differentiable),
             )
-        generator.noise(1, config.height, config.width)  # refuses a size that does not fit
+        self._values = generator.noise(1, config.height, config.width).numel()  # refuses a size that does not fit
         _check_kind(config, generator)
         _check_scored(config, reward, scored)
         generator.check_steps(config.steps)
@@ -117,7 +119,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             kind = config.hypernetwork if config.train_type == "noise" else "finetune"
-            self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
+            with explaining_out_of_memory(config, processes.count()):
+                self.adapter: Adapter = adapter_class(kind).from_config(generator, config)
             self.start_sha256 = ""
             if config.start_from:
                 with about("start_from"):
@@ -171,6 +174,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: `max_skipped` steps in a row were not finite.
+            DivergedError: the residual has outgrown the noise; the weights are of no use.
             OutOfMemoryError: with advice in its message.
         """
         while (event := self._next_event()) is not None:
@@ -261,15 +265,31 @@ class Trainer:
         finally:
             copy_(self.parameters, current)
 
+    @torch.no_grad()
+    def fault(self) -> Message | None:
+        """Why the weights, as they now are, should not be saved, or None. It takes one reading and changes nothing. All
+        processes must call it."""
+        largest = torch.stack([p.abs().max() for p in self.parameters]).max().item()
+        found = overgrown(largest, self.config)
+        if found is None and isinstance(self.adapter, NoiseHypernetwork):
+            x0, conditioning = self._measured(min(8, self.config.micro_batch_size or self.config.batch_size))
+            delta = self.adapter(x0, conditioning)
+            found = runaway(kl_l2(delta, self.config.kl_reduction).mean().item(), self._values, self.config)
+        return processes.gather(found)[0]  # one process's, so that all take the same decision
+
+    def _measured(self, count: int) -> tuple[Tensor, TensorBatch]:
+        """A measurement's own noise and prompts at this step: the same whenever they are asked for."""
+        seed = derive_seed(self.config.seed, DIAGNOSTICS, self.step)
+        random = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(self._conditioning), (count,), generator=random)
+        x0 = self.generator.noise(count, self.config.height, self.config.width, seed)
+        return x0, self._conditioning.rows(rows.tolist())
+
     def diagnose(self) -> dict[str, float]:
         """Measure the terms that the L2 penalty leaves out, on one batch (at most 8 pictures) of its own noise."""
         adapter = self.adapter
         assert isinstance(adapter, NoiseHypernetwork)
-        count, seed = min(8, self.config.batch_size), derive_seed(self.config.seed, DIAGNOSTICS, self.step)
-        random = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(self._conditioning), (count,), generator=random)
-        conditioning = self._conditioning.rows(rows.tolist())
-        x0 = self.generator.noise(count, self.config.height, self.config.width, seed)
+        x0, conditioning = self._measured(min(8, self.config.batch_size))
 
         def f(x: Tensor) -> Tensor:
             return adapter(x, conditioning)
@@ -374,9 +394,12 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
         metrics = self._means(passes, grad_norm)
         scored, wanted = metrics.pop(SCORES, 1.0), metrics.pop(WANTED, 1.0)
+        if math.isfinite(metrics["kl"]) and (reason := runaway(metrics["kl"], self._values, config)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(reason)
         fault = None
         if not all(map(math.isfinite, (metrics["loss"], metrics["grad_norm"]))):
-            fault = self._fault(passes)
+            fault = self._fault(passes, metrics["kl"])
         elif scored < LEAST_SCORED * wanted:
             fault = Message("the reward is not finite for {:.0%} of the images", 1 - scored / wanted)
         if fault:
@@ -539,19 +562,23 @@ class Trainer:
         x0 = self.generator.noise(count, config.height, config.width, seed)
         return x0.expand(config.batch_size, *x0.shape[1:])
 
-    def _fault(self, passes: list["_Pass"]) -> str:
-        """Which reward, in whichever process, made a step non-finite."""
+    def _fault(self, passes: list["_Pass"], kl: float) -> str:
+        """What made a step non-finite, in whichever process: the adapter, the generator, or which reward."""
+        if not math.isfinite(kl):
+            return not_finite("the residuals", self.config)
         drawn = [(p.images, p.text) for p in passes if p.images is not None]
+        if not all(processes.gather(all(bool(images.isfinite().all()) for images, _ in drawn))):
+            return not_finite("the images", self.config)
         found = next(filter(None, (self.reward.fault(images, text) for images, text in drawn)), None)
         faults = processes.gather(found)
-        advice = Message("the gradient of the generator is not finite: lower {lr}, or use {dtype} float32")
-        return next(filter(None, faults), advice)
+        return next(filter(None, faults), not_finite("the generator's gradients", self.config))
 
 
 def _check_kind(config: TrainingConfig, generator: Generator) -> None:
     """
     Raises:
-        SettingError: no such kind, nothing but distillation, or pictures of that size cannot be seen so coarsely.
+        SettingError: no such kind, nothing but distillation, a rank beyond every layer, or pictures of that size cannot
+            be seen so coarsely.
     """
     if config.hypernetwork not in HYPERNETWORKS:
         raise SettingError("{hypernetwork} is {!r}: choose from {}", config.hypernetwork, ", ".join(HYPERNETWORKS))
@@ -559,6 +586,10 @@ def _check_kind(config: TrainingConfig, generator: Generator) -> None:
         raise SettingError(
             "{distill_steps} is {} of {max_steps} {}: leave some for the reward", config.distill_steps, config.max_steps
         )
+    shapes = [weight_shape(generator.denoiser.get_submodule(name)) for name in target_names(generator.denoiser)]
+    most = max(LEAST_MOST_RANK, *(size for shape in shapes for size in shape))
+    if config.rank > most:
+        raise SettingError("{rank} is {}, and no layer of {} can use more than {}", config.rank, generator.name, most)
     width, height = (side or generator.default_size for side in (config.width, config.height))
     if width % (multiple := config.coarsen * generator.size_multiple) or height % multiple:
         raise SettingError(

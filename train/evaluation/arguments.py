@@ -8,16 +8,26 @@ from hypernoise_core.embedded import HYPERNOISE_FILE
 from hypernoise_core.embedded.benchmark import cases
 from hypernoise_core.evaluation.clip import CLIP_B
 from hypernoise_core.evaluation.detector import MASK2FORMER
-from hypernoise_core.evaluation.distances import DINOV2
+from hypernoise_core.evaluation.distances import DINOV2, DIVERSITIES
 from hypernoise_core.evaluation.vqa import BLIP_VQA
 from hypernoise_core.hypernetworks.drawing import Modulation
-from hypernoise_core.noise import BetweenSteps
+from hypernoise_core.noise import MOST_STEPS, BetweenSteps
 from hypernoise_core.rewards.clip import CLIP_L
-from hypernoise_core.settings import require
+from hypernoise_core.settings import about, require
 
 from ..cli import check_folders
 from ..model import ModelArguments
 from ..rewards import RewardArguments
+
+OF_EMBEDDED = ("n",)
+"""Arguments that the published benchmarks do not use."""
+
+OF_PUBLISHED = (
+    *("prompts_dir", "categories", "limit", "samples", "seed", "height", "width", "score", "rewards", "diversity"),
+    *("detector", "clip", "vqa", "clip_score", "dino", "device", "dtype", "variant", "pipeline"),
+    *("generator_lora", "scheduler", "shift"),
+)
+"""Arguments that the embedded benchmark does not use, which has its own prompts, seeds, size and judges."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +39,7 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         **RewardArguments.CALLED,
         "prompts_sha256": "prompts of sha256",
     }
+    MAY_BE_EMPTY: ClassVar = ("diversity",)
 
     benchmark: Literal["embedded", "geneval", "t2i-compbench", "dpg-bench"] = "embedded"
     """embedded: the embedded world, without a download. The other benchmarks generate images in their official layouts
@@ -112,7 +123,29 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         require(self, counts, lambda v: v >= 1, "at least 1")
         require(self, ("strength",), lambda v: True, "a finite number")
         require(self, ("refine",), lambda v: v >= 0, "at least 0")
+        require(self, ("seed",), lambda v: v >= 0, "a number from 0 to 2**63 - 1")
+        if most := [steps for steps in self.step_counts if steps > MOST_STEPS]:
+            raise ValueError(f"--steps has {most[0]}: give at most {MOST_STEPS}")
+        for name in self.diversity_names:
+            if name not in DIVERSITIES:
+                raise ValueError(f"--diversity names {name!r}: choose from {', '.join(DIVERSITIES)}")
+        if self.rewards:
+            with about("rewards"):
+                self.check_rewards(self.rewards)
         check_folders(self, "save_dir")
+        self._check_benchmark()
+
+    def _check_benchmark(self) -> None:
+        """
+        Raises:
+            ValueError: an argument is set that this benchmark does not use, or another model than its own.
+        """
+        unused = OF_PUBLISHED if self.benchmark == "embedded" else OF_EMBEDDED
+        for name in unused:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(
+                    f"--{name} is {value!r}, which --benchmark {self.benchmark} does not use: leave it out"
+                )
         if self.benchmark == "embedded":
             cases(self.n)
             if self.model != "embedded":
