@@ -21,12 +21,13 @@ from .world import SHIPPED_HEAD
 TAUGHT = {
     "head by the gradient": ("head", SEED_READINGS),
     "head by the critic": ("critic", SEED_READINGS),
-    "head by the critic, for one reading alone": ("critic-one", (1,)),
+    "head by the critic, for one reading alone (one seed)": ("critic-one", (1,)),
     "head by the critic, on the detector's yes or no (one seed)": ("verdict", SEED_READINGS),
     "LoRA by the gradient": ("hypernoise", (1,)),
     "LoRA by the critic": ("lora-critic", (1,)),
 }
 """Row of the table to (what names of records begin with, readings)."""
+ONE_SEED = ("verdict", "critic-one")
 
 
 def teachers_table(results: Results) -> str:
@@ -58,7 +59,7 @@ def costs_table(results: Results) -> str:
     """What a training took, by what taught it: means over the seeds."""
     rows = []
     for title, (prefix, _) in TAUGHT.items():
-        names = [prefix] if prefix == "verdict" else [f"{prefix}-{seed}" for seed in SEEDS]
+        names = [prefix] if prefix in ONE_SEED else [f"{prefix}-{seed}" for seed in SEEDS]
         if found := [results.found[name] for name in names if name in results.found]:
             pictures, steps = (mean(row[key] for row in found) for key in ("pictures", "steps"))
             seconds = mean(row["timing"]["cpu_seconds"] for row in found)

@@ -138,7 +138,7 @@ class Results:
         """The records behind a name of the tables: `<what>-<steps>` of what has training seeds, with `x<iterations>`
         behind it or not, means all of them that were measured so."""
         names, records = [name], self.records
-        if found := re.fullmatch(r"(hypernoise|head|critic|critic-one|lora-critic)-(\d+(?:x\d+)?)", name):
+        if found := re.fullmatch(r"(hypernoise|head|critic|lora-critic)-(\d+(?:x\d+)?)", name):
             names = [f"{found[1]}-{seed}-{found[2]}" for seed in SEEDS]
         return [records[own] for own in names if own in records]
 
