@@ -71,8 +71,6 @@ def _in_turn(rows: list[Row], known: dict[str, str], places: Places, done: Done)
     errors: dict[str, str] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()  # each row collects once: what was there before need not be looked at again
     try:
         for row in rows:
             if lacking := next((name for name in row.needs if name in errors), None):
@@ -84,7 +82,6 @@ def _in_turn(rows: list[Row], known: dict[str, str], places: Places, done: Done)
                 errors[row.name] = _described(error)
                 done(row, None)
     finally:
-        gc.unfreeze()
         torch.set_num_threads(threads)
     return errors
 
