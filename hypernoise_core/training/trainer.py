@@ -13,18 +13,17 @@ from torch import Tensor
 from ..batch import TensorBatch
 from ..diagnostics import local_lipschitz, noise_statistics, second_order_kl
 from ..generators.base import Generator
-from ..hypernetworks import HYPERNETWORKS, Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
+from ..hypernetworks import Adapter, NoiseHypernetwork, adapter_class, load_hypernetwork
 from ..hypernetworks.adapter_file import content_sha256
 from ..hypernetworks.critic import Critic
 from ..hypernetworks.head import HeadHypernetwork
-from ..layers import target_names, weight_shape
 from ..noise import ACCUMULATED_BATCH, DIAGNOSTICS, PICTURE, SCORED, SHARED_NOISE, derive_seed
 from ..objective import PerSampleClip, kl_l2
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
-from ..rewards.given import GivenScores
-from ..settings import Message, SettingError, about
+from ..settings import Message, about
 from . import processes, warm_start
+from .checks import check_run
 from .config import TrainingConfig
 from .divergence import DivergedError, NonFiniteError, not_finite, overgrown, runaway
 from .encoded import EncodedPrompts
@@ -46,16 +45,12 @@ SCORES, WANTED = "scores", "wanted"
 OF_SCORED = ("reward", "held_out/")
 """What metrics begin with that are means over the pictures with a score."""
 
-LEAST_MOST_RANK = 1024
-"""Rank that is taken for any model. More than the width of the widest layer adds nothing, and would fill any memory
-before it is told to be too much."""
-
 LEAST_SCORED = 0.5
 """Share of the pictures that were to be scored whose reward must be finite, or a step is skipped."""
 
 
 class Trainer:
-    """Trains a LoRA adapter for `generator` on `reward`.
+    """Trains an adapter for `generator` on `reward`.
 
     `events()` may be left and entered again at any event, also by an exception from within: between two of them every
     state is whole, and `state.py` saves and loads it. Where `torch.distributed` is initialised, each process makes its
@@ -83,35 +78,8 @@ class Trainer:
         scored: Sequence[ScoredNoise] = (),
     ):
         self.prompts = prompts if isinstance(prompts, PromptMix) else PromptMix.of(prompts)
-        if config.batch_size % (processes.count() * config.pictures_per_prompt):
-            raise SettingError(
-                "{batch_size} is {}, which {} processes cannot share evenly: it counts the pictures of all of them; "
-                "give a multiple of their number and of {pictures_per_prompt}",
-                config.batch_size,
-                processes.count(),
-            )
-        if reward.normalization.running and processes.count() > 1:
-            raise SettingError(
-                "{normalization} running sees one process's pictures only: give reference or none to train in several"
-            )
-        if config.validate_every and not validation_prompts:
-            raise SettingError(
-                "{validate_every} is set without prompts to validate on: give {validation_prompts} that are not "
-                "trained on"
-            )
-        if reward.held_out and not (config.diagnostics_every or config.validate_every):
-            raise SettingError("{held_out} would never be measured: set {diagnostics_every} or {validate_every}")
-        if config.teacher == "gradient" and not reward.differentiable:
-            raise SettingError(
-                "{rewards}: {} has no gradient, which {teacher} gradient follows: take {teacher} critic, which learns "
-                "it from its scores",
-                ", ".join(name for name, own in reward.rewards.items() if not own.differentiable),
-            )
-        self._values = generator.noise(1, config.height, config.width).numel()  # refuses a size that does not fit
-        _check_kind(config, generator)
-        _check_scored(config, reward, scored)
-        generator.check_steps(config.steps)
-        generator.check_between_steps(config.between_steps)
+        check_run(config, generator, reward, validation_prompts, scored)
+        self._values = generator.noise(1, config.height, config.width).numel()
         self.generator, self.reward, self.config = generator, reward, config
         if config.gradient_checkpointing is True:
             generator.checkpoint_gradients()
@@ -572,51 +540,6 @@ class Trainer:
         found = next(filter(None, (self.reward.fault(images, text) for images, text in drawn)), None)
         faults = processes.gather(found)
         return next(filter(None, faults), not_finite("the generator's gradients", self.config))
-
-
-def _check_kind(config: TrainingConfig, generator: Generator) -> None:
-    """
-    Raises:
-        SettingError: no such kind, nothing but distillation, a rank beyond every layer, or pictures of that size cannot
-            be seen so coarsely.
-    """
-    if config.hypernetwork not in HYPERNETWORKS:
-        raise SettingError("{hypernetwork} is {!r}: choose from {}", config.hypernetwork, ", ".join(HYPERNETWORKS))
-    if config.distill and config.distill_steps >= config.max_steps:
-        raise SettingError(
-            "{distill_steps} is {} of {max_steps} {}: leave some for the reward", config.distill_steps, config.max_steps
-        )
-    shapes = [weight_shape(generator.denoiser.get_submodule(name)) for name in target_names(generator.denoiser)]
-    most = max(LEAST_MOST_RANK, *(size for shape in shapes for size in shape))
-    if config.rank > most:
-        raise SettingError("{rank} is {}, and no layer of {} can use more than {}", config.rank, generator.name, most)
-    width, height = (side or generator.default_size for side in (config.width, config.height))
-    if width % (multiple := config.coarsen * generator.size_multiple) or height % multiple:
-        raise SettingError(
-            "{coarsen} is {}, and pictures are {}x{}: {} then needs sides that are multiples of {} pixels",
-            config.coarsen,
-            width,
-            height,
-            generator.name,
-            multiple,
-        )
-
-
-def _check_scored(config: TrainingConfig, reward: RewardEnsemble, scored: Sequence[ScoredNoise]) -> None:
-    """
-    Raises:
-        SettingError: nobody would learn from these scores, or nothing would be learnt from.
-    """
-    if scored and config.teacher != "critic":
-        raise SettingError("{scores} is given, which {teacher} gradient cannot use: take {teacher} critic")
-    if not config.score_share and not scored:
-        raise SettingError("{score_share} is 0, so nothing would be learnt: give {scores}, or a share above 0")
-    nobody = any(isinstance(own, GivenScores) for own in reward.rewards.values())
-    if nobody and (config.score_share or config.warm_start_pictures or config.validate_every):
-        raise SettingError(
-            "there is no reward that could score new images, as {score_share} above 0, {warm_start_pictures} and "
-            "{validate_every} want it: leave them out, or give {rewards}"
-        )
 
 
 @dataclass(frozen=True)
