@@ -188,11 +188,11 @@ def _critic(readings: int, goal: float, trained: str = "critic", seeds: int = 3)
     def check(results: Results) -> tuple[str, bool]:
         name = read(trained, readings)
         detector, own = results.number(name, "detector"), [r["detector"] for r in results.named(name)]
-        if len(own) < 3:
+        if len(own) < seeds:
             raise _Missing
         share = results.number(name, "diversity", "pixels") / results.number("base-1", "diversity", "pixels")
-        seeds = ", ".join(f"{score:.3f}" for score in own)
-        return f"{detector:.3f}; by training seed {seeds}; diversity {share:.2f} of the base's", (
+        each = ", ".join(f"{score:.3f}" for score in own)
+        return f"{detector:.3f}; by training seed {each}; diversity {share:.2f} of the base's", (
             detector >= goal and share >= 0.95
         )
 
