@@ -140,18 +140,17 @@ class EvaluateArguments(ModelArguments, RewardArguments):
         Raises:
             ValueError: an argument is set that this benchmark does not use, or another model than its own.
         """
-        unused = OF_PUBLISHED if self.benchmark == "embedded" else OF_EMBEDDED
-        for name in unused:
-            if (value := getattr(self, name)) != getattr(type(self), name):
-                raise ValueError(
-                    f"--{name} is {value!r}, which --benchmark {self.benchmark} does not use: leave it out"
-                )
         if self.benchmark == "embedded":
             cases(self.n)
             if self.model != "embedded":
                 raise ValueError(
                     f"--model is {self.model!r}, and --benchmark embedded is for the embedded model alone: give "
                     "--benchmark geneval, t2i-compbench or dpg-bench"
+                )
+        for name in OF_PUBLISHED if self.benchmark == "embedded" else OF_EMBEDDED:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(
+                    f"--{name} is {value!r}, which --benchmark {self.benchmark} does not use: leave it out"
                 )
 
     @property
