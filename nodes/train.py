@@ -16,8 +16,9 @@ from hypernoise_core.settings import naming
 from .host.adapter import HyperNoiseType
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.kinds import load_hypernoise
+from .host.new_files import offer_new_files
 from .host.packages import missing
-from .host.progress_text import show_text
+from .host.progress_text import show_text, shown
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
 from .host.sampling import take_sampling
@@ -268,13 +269,17 @@ class HyperNoiseTrain(io.ComfyNode):
                 )
                 if blind:
                     run.notes.append(BLIND)
-                run.train()
+                try:
+                    run.train()
+                finally:
+                    offer_new_files()
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")
         preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
         trained = load_hypernoise(place.adapter.stem, place.adapter)
-        shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(run.report()).as_dict()}
-        return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)
+        words = shown(run.report(), cls.hidden.unique_id)
+        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **words.as_dict()}
+        return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=outcome)
 
 
 def _trainer(generator, ensemble, texts, config, scored):
