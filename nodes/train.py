@@ -82,6 +82,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     default=64,
                     min=1,
                     max=1024,
+                    advanced=True,
                     tooltip="Rank of the LoRA. The paper uses 128. Use at least 16.",
                 ),
                 io.Float.Input(
@@ -90,6 +91,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0.01,
                     max=10_000.0,
                     step=0.01,
+                    advanced=True,
                     tooltip="Scale of the LoRA: its output is multiplied by alpha / rank. Twice the rank is usual.",
                 ),
                 io.Float.Input(
@@ -124,6 +126,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=False,
+                    advanced=True,
                     tooltip="Seed of the weights, the prompt order and the noise. The same settings and seed give the "
                     "same result.",
                 ),
@@ -340,6 +343,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             "teacher",
             options=["critic", "gradient"],
             default="critic",
+            advanced=True,
             optional=True,
             tooltip="critic: a small network learns the reward from its scores and teaches by what it has learnt. It "
             "works with any reward and needs the least memory. gradient: the paper's way, through the reward, the VAE "
