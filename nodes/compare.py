@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .host.pictures import GAP, legible, to_pil
+from .host.progress_text import shown
 from .host.reward import RewardType
 
 TITLES = ("base", "HyperNoise")
@@ -36,6 +37,7 @@ class HyperNoiseCompare(io.ComfyNode):
                 io.Image.Output(display_name="grid", tooltip="All pairs in one image."),
                 io.String.Output(display_name="report", tooltip="The scores as text."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -48,7 +50,8 @@ class HyperNoiseCompare(io.ComfyNode):
         scores = reward and [reward.score(images, prompt)["total"] for images in (base, hypernoise)]
         text = report(*scores) if scores else "no reward is connected"
         picture = grid(base, hypernoise, prompt, scores)
-        return io.NodeOutput(picture, text, ui=ui.PreviewImage(picture, cls=cls))
+        told = {**ui.PreviewImage(picture, cls=cls).as_dict(), **shown(text, cls.hidden.unique_id).as_dict()}
+        return io.NodeOutput(picture, text, ui=told)
 
 
 def report(base: Tensor, hypernoise: Tensor) -> str:

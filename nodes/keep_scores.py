@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from .host.new_files import offer_new_files
 from .host.packages import missing
+from .host.progress_text import shown
 from .host.scores import scores_path, scores_path_error
 
 
@@ -43,6 +45,7 @@ class HyperNoiseKeepScores(io.ComfyNode):
                 ),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -60,8 +63,9 @@ class HyperNoiseKeepScores(io.ComfyNode):
         rows = [ScoredNoise(prompt, seed, value, index) for index, value in enumerate(values)]
         height, width = image.shape[1:3]
         count = add_scores(scores_path(name), rows, width, height)
+        offer_new_files()
         told = f"{len(rows)} added, {count} in output/hypernoise_scores/{name}.jsonl"
-        return io.NodeOutput(ui=ui.PreviewText(told))
+        return io.NodeOutput(ui=shown(told, cls.hidden.unique_id))
 
 
 def _numbers(scores: str, count: int) -> list[float]:

@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.utils
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
@@ -17,6 +17,7 @@ from hypernoise_core.search import reno_path
 from .host.call import still
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.packages import missing
+from .host.progress_text import shown
 from .host.reward import RewardType, table
 from .host.sampling import take_sampling
 from .modulate_noise import moves_noise
@@ -92,6 +93,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="Scores before and after, as text."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -135,7 +137,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             comfy.model_management.soft_empty_cache()
         report = table({"before": found.before, "after": found.after})
         output = (FoundNoise(found.noise.view(x0.shape), noise.seed), found.images, found.after.tolist(), report)
-        return io.NodeOutput(*output, ui=ui.PreviewText(report))
+        return io.NodeOutput(*output, ui=shown(report, cls.hidden.unique_id))
 
 
 @dataclass(frozen=True)

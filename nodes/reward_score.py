@@ -1,8 +1,9 @@
 """Reward Score."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .host.inputs import picture_inputs
+from .host.progress_text import shown
 from .host.reward import table
 
 
@@ -22,6 +23,7 @@ class HyperNoiseRewardScore(io.ComfyNode):
                 io.Float.Output(display_name="scores", is_output_list=True, tooltip="One score per image."),
                 io.String.Output(display_name="report", tooltip="The scores as text."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -29,4 +31,4 @@ class HyperNoiseRewardScore(io.ComfyNode):
         scores = reward.score(image, prompt)
         report = table(scores)
         total = scores["total"]
-        return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=ui.PreviewText(report))
+        return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=shown(report, cls.hidden.unique_id))

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .host.adapter import HyperNoiseType
-from .host.folders import ADAPTERS
+from .host.folders import ADAPTERS, told
+from .host.new_files import offer_new_files
+from .host.progress_text import shown
 
 
 class HyperNoiseSaveLora(io.ComfyNode):
@@ -29,6 +31,7 @@ class HyperNoiseSaveLora(io.ComfyNode):
                 ),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -37,4 +40,5 @@ class HyperNoiseSaveLora(io.ComfyNode):
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         hypernoise.save(path)
-        return io.NodeOutput(ui=ui.PreviewText(f"models/hypernoise/{path.relative_to(root).as_posix()}"))
+        offer_new_files()
+        return io.NodeOutput(ui=shown(f"saved as {told(path)}", cls.hidden.unique_id))

@@ -16,8 +16,9 @@ from hypernoise_core.settings import naming
 from .host.adapter import HyperNoiseType
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
 from .host.kinds import load_hypernoise
+from .host.new_files import offer_new_files
 from .host.packages import missing
-from .host.progress_text import show_text
+from .host.progress_text import show_text, shown
 from .host.prompts import NO_FILE, collect_prompts, prompt_files
 from .host.reward import RewardType
 from .host.sampling import take_sampling
@@ -81,6 +82,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     default=64,
                     min=1,
                     max=1024,
+                    advanced=True,
                     tooltip="Rank of the LoRA. The paper uses 128. Use at least 16.",
                 ),
                 io.Float.Input(
@@ -89,6 +91,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0.01,
                     max=10_000.0,
                     step=0.01,
+                    advanced=True,
                     tooltip="Scale of the LoRA: its output is multiplied by alpha / rank. Twice the rank is usual.",
                 ),
                 io.Float.Input(
@@ -123,6 +126,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=False,
+                    advanced=True,
                     tooltip="Seed of the weights, the prompt order and the noise. The same settings and seed give the "
                     "same result.",
                 ),
@@ -268,13 +272,17 @@ class HyperNoiseTrain(io.ComfyNode):
                 )
                 if blind:
                     run.notes.append(BLIND)
-                run.train()
+                try:
+                    run.train()
+                finally:
+                    offer_new_files()
             comfy.model_management.soft_empty_cache()
             keep_picture(run.picture, place.folder / "preview.png")
         preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
         trained = load_hypernoise(place.adapter.stem, place.adapter)
-        shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(run.report()).as_dict()}
-        return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=shown)
+        words = shown(run.report(), cls.hidden.unique_id)
+        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **words.as_dict()}
+        return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=outcome)
 
 
 def _trainer(generator, ensemble, texts, config, scored):
@@ -335,6 +343,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             "teacher",
             options=["critic", "gradient"],
             default="critic",
+            advanced=True,
             optional=True,
             tooltip="critic: a small network learns the reward from its scores and teaches by what it has learnt. It "
             "works with any reward and needs the least memory. gradient: the paper's way, through the reward, the VAE "

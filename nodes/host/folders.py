@@ -37,6 +37,12 @@ def adapter_names() -> list[str]:
     return [*SHIPPED, *names]
 
 
+def told(path: Path) -> str:
+    """How messages name an adapter file: its place in `models/hypernoise`, subfolder and all."""
+    root = folder_paths.get_folder_paths(ADAPTERS)[0]
+    return f"models/{ADAPTERS}/{path.relative_to(root).as_posix()}"
+
+
 def fingerprint(path: Path) -> list[tuple]:
     """What changes whenever a file, or any file in a folder, is written or replaced: also where its time is kept."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

@@ -46,11 +46,11 @@ class LoadedReward:
 
 
 def table(scores: dict[str, Tensor]) -> str:
-    """One line per image, one column per reward. The sum has a column only if there are several rewards."""
+    """A line for the mean and one per image, one column per reward. The sum has a column only if there are several."""
     shown = scores if len(scores) > 2 else {name: values for name, values in scores.items() if name != "total"}
     rows = [["", *shown]]
     count = len(next(iter(shown.values())))
-    rows += [[str(i + 1), *(f"{values[i]:.4f}" for values in shown.values())] for i in range(count)]
     rows += [["mean", *(f"{values.mean():.4f}" for values in shown.values())]]
+    rows += [[str(i + 1), *(f"{values[i]:.4f}" for values in shown.values())] for i in range(count)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)

@@ -33,7 +33,7 @@ from hypernoise_core.training import (
 )
 
 from .differentiation import each_with_mutations
-from .folders import ADAPTERS
+from .folders import ADAPTERS, told
 from .generator import HostGenerator
 from .pictures import GAP, legible, to_pil
 
@@ -132,7 +132,7 @@ class TrainingRun:
                 self._tell(event, seconds * (self.trainer.config.max_steps - self.trainer.step))
             self.picture = self._preview.picture(self._now())
         except BaseException:
-            self._save_all_the_same()
+            self._stop()
             raise
         self._save()
 
@@ -173,7 +173,7 @@ class TrainingRun:
         """The outcome, the rewards of the previews, and the notes."""
         base, trained = self._preview.scores
         lines = [self.summary(), f"preview: reward {base:.4g} -> {trained:.4g}", *self.notes]
-        return "\n".join([*lines, f"saved as models/hypernoise/{self.place.adapter.name}"])
+        return "\n".join([*lines, f"saved as {told(self.place.adapter)}"])
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.load()
@@ -200,14 +200,25 @@ class TrainingRun:
         if self.trainer.step:
             self.trainer.save(self.place.adapter)
 
-    def _save_all_the_same(self) -> None:
-        """Save without raising: ComfyUI must see the exception that ended the run, and a cancel as a cancel."""
+    def _stop(self) -> None:
+        """Save and say so, without raising: ComfyUI must see the exception that ended the run, and a cancel as a
+        cancel."""
         try:
             self._save()
-            if self.trainer.step:
-                logging.info("HyperNoise: %s; saved as %s", self.summary(), self.place.adapter)
         except Exception:
             logging.exception("HyperNoise: the training could not be saved")
+            kept = "it could not be saved: see ComfyUI's log"
+        else:
+            kept = self._kept()
+        words = f"stopped at {self.summary()}\n{kept}"
+        logging.info("HyperNoise: %s", words)
+        self._show(self.trainer.step, words, None)
+
+    def _kept(self) -> str:
+        """What is left of a run that was stopped."""
+        if self.trainer.step:
+            return f"saved as {told(self.place.adapter)}; set resume to go on"
+        return "the critic's warm-up is saved; set resume to go on" if any(self._position()) else "nothing to save yet"
 
     def _now(self):
         """The adapter as it would be saved."""

@@ -62,6 +62,25 @@ async function run(page) {
   });
 }
 
+// Whether words of the last run are visible on a node, at 100 %, in the new (Vue) page and on the classic canvas.
+async function seen(page, type, words) {
+  const found = {};
+  for (const vue of [true, false]) {
+    await page.evaluate(async ([vue, type]) => {
+      await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue);
+      const node = window.app.graph.nodes.find((n) => n.type === type);
+      window.app.canvas.ds.scale = 1;
+      window.app.canvas.centerOnNode(node);
+    }, [vue, type]);
+    await page.getByText(words).locator('visible=true').first().waitFor();
+    const name = vue ? 'vue' : 'classic';
+    found[name] = await page.getByText(words).locator('visible=true').first().innerText();
+    await shoot(page, `words-${name}`);
+  }
+  await page.evaluate(() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true));
+  return found;
+}
+
 (async () => {
   const browser = await chromium.launch({
     executablePath,
@@ -69,7 +88,7 @@ async function run(page) {
   });
   const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } });
   page.setDefaultTimeout(PATIENCE);
-  const report = { errors: [], missing: {}, compared: null, blueprints: {} };
+  const report = { errors: [], missing: {}, compared: null, words: {}, blueprints: {} };
   page.on('pageerror', (error) => report.errors.push(String(error.stack || error)));
   page.on('console', (message) => {
     if (message.type() === 'error') report.errors.push(`${message.text()} ${message.location().url || ''}`);
@@ -83,7 +102,10 @@ async function run(page) {
     report.missing[template] = missing;
     if (!types.length) report.errors.push(`${template} is empty`);
     fs.writeFileSync(`${out}/${template}.json`, JSON.stringify(prompt, null, 2));
-    if (template === templates[0]) report.compared = await run(page);
+    if (template === templates[0]) {
+      report.compared = await run(page);
+      report.words = await seen(page, 'HyperNoiseCompare', /difference [+-]/);
+    }
     await shoot(page, template);
   }
   const offered = await page.evaluate(async () => await (await fetch('/global_subgraphs')).json());

@@ -1,6 +1,7 @@
 """What the pack tells the page: nodes, tooltips, translations, help pages, templates."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 
@@ -69,10 +70,29 @@ def test_templates_are_offered_with_thumbnails_and_notes(comfy):
     templates = comfy.get("/workflow_templates")["ComfyUI-HyperNoise"]
     assert len(templates) >= 6
     for template in templates:
-        workflow = comfy.get(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.json")
+        workflow = comfy.get(template_file(template, "json"))
         assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
-        picture = comfy.text(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.jpg", binary=True)
-        assert picture.startswith(b"\xff\xd8")
+        assert comfy.text(template_file(template, "jpg"), binary=True).startswith(b"\xff\xd8")
+
+
+def template_file(template, kind):
+    return quote(f"/api/workflow_templates/ComfyUI-HyperNoise/{template}.{kind}")
+
+
+def test_templates_say_where_the_page_can_download_what_comfyuis_own_loaders_ask_for(comfy):
+    seen = 0
+    for template in comfy.get("/workflow_templates")["ComfyUI-HyperNoise"]:
+        for node in comfy.get(template_file(template, "json"))["nodes"]:
+            asked = [str(value) for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
+            if not asked or node["type"].startswith("HyperNoise"):
+                continue
+            offered = node["properties"]["models"]
+            assert [model["name"] for model in offered] == asked, template
+            for model in offered:
+                assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+                assert model["directory"] in ("checkpoints", "diffusion_models", "text_encoders", "vae")
+            seen += 1
+    assert seen > 0
 
 
 def test_blueprints_are_offered_and_fit_the_nodes(comfy, nodes):

@@ -64,7 +64,7 @@ def test_the_search_is_the_cores_from_any_noise_and_the_sampler_draws_what_it_fo
     lines = [line.split() for line in outputs[found[0]]["text"][0].splitlines()]
     assert lines[0] == ["before", "after"]
     assert all(float(after) > float(before) for _, before, after in lines[1:])
-    assert float(lines[1][2]) == pytest.approx(searches[0].scores.item(), abs=0.01)
+    assert float(lines[2][2]) == pytest.approx(searches[0].scores.item(), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_the_slider_shows_two_different_pictures(comfy, page):
         assert ImageChops.difference(*(Image.open(comfy.file(image)).convert("RGB") for image in (a, b))).getbbox()
 
 
+def test_a_nodes_last_words_are_drawn_on_it_in_both_renderers(page):
+    words = json.loads((page / "report.json").read_text())["words"]
+    assert words.keys() == {"vue", "classic"}
+    for seen in words.values():
+        assert [line.split()[0] for line in seen.splitlines()] == ["base", "HyperNoise", "difference", "better"]
+
+
 def test_a_blueprint_becomes_its_nodes_with_their_own_values(comfy, page):
     blueprints = json.loads((page / "report.json").read_text())["blueprints"]
     inside = {name: {n["class_type"] for n in prompt.values()} for name, prompt in blueprints.items()}

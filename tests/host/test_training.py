@@ -120,6 +120,9 @@ def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     assert torch.equal(before, base_picture(comfy))
     cut = curves(comfy, "cut_00001_")["loss"]
     assert len(cut) >= 3
+    told = comfy.log.read_text()
+    assert f"stopped at step {len(cut)} of 100000" in told
+    assert "saved as models/hypernoise/cut_00001_.safetensors; set resume to go on" in told
     weights, info = read_adapter(adapter(comfy, "cut_00001_"))
     assert int(info.training["steps_trained"]) == len(cut)
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name)

@@ -1,7 +1,7 @@
 """Run an API-format workflow on a ComfyUI that is up, and fetch its pictures.
 
-python workflows/api/run.py workflows/api/1_compare_embedded.json
-python workflows/api/run.py workflows/api/1_compare_embedded.json --set 5.noise_seed=7 --url http://127.0.0.1:8188
+python workflows/api/run.py "workflows/api/1 Compare base and HyperNoise.json"
+python workflows/api/run.py workflows/api/SD-Turbo.json --set 7.batch_size=4 --url http://127.0.0.1:8188
 """
 
 import argparse
