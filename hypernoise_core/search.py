@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
 
 Search = Literal["reno", "reno-white", "zero-order", "random"]
-"""`reno` follows the reward's gradient. `reno-white` brings each gradient onto white noise first, and keeps the norm.
+"""`reno` follows the reward's gradient. `reno-white` brings each gradient, and the noise after each step,
+onto white noise.
 `zero-order` tries noises around the best so far, and `random` new ones: both need no gradient, of reward or model."""
 
 GENTLE = NoiseLimits()
@@ -153,8 +154,8 @@ def reno_path(
             itself.
         seed: of the noise that some families add between steps, the same in every iteration; one, or one per prompt.
         between_steps: what they add instead. `keep` is x0; `keep-moved` is the noise that the ascent has reached.
-        white: bring the reward's gradient onto white noise before it is followed (`white_noise.whiten`), and keep the
-            norm of the start instead of regularizing it.
+        white: bring the reward's gradient onto white noise before it is followed (`white_noise.whiten`), and the noise
+            after it, at the norm of the start, instead of regularizing that.
         limits: a noise outside of them is never the best, and the search ends once all of the batch are. A reward
             ensemble's held-out rewards count too: none may fall below what the first image got.
 
@@ -195,7 +196,7 @@ def reno_path(
         optimizer.step()
         if white:
             with torch.no_grad():
-                noise *= begun / _norms(noise).clamp_min(1e-12)
+                noise.copy_(_white(noise, begun))
 
 
 def zero_order_path(
@@ -329,6 +330,12 @@ class _Guard:
 def _check_iterations(iterations: int) -> None:
     if iterations < 0:
         raise SettingError("{iterations} is {}: give at least 0", iterations)
+
+
+def _white(x: Tensor, norms: Tensor) -> Tensor:
+    """`x` brought onto white noise, at `norms` [B, 1, 1, 1]."""
+    x = whiten(x)
+    return x * (norms / _norms(x).clamp_min(1e-12))
 
 
 def _norms(x: Tensor) -> Tensor:

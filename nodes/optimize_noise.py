@@ -148,7 +148,8 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 "connect the model before that node, and put Modulate Noise before the noise input"
             )
         how = take_sampling(sampling)
-        how.check_differentiable(model)
+        if search.startswith("reno"):
+            how.check_differentiable(model)
         ratio = latent_image.get("downscale_ratio_spacial", None)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"], ratio)
         if torch.count_nonzero(samples):

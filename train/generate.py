@@ -79,8 +79,8 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
     backward pass, but no decoder and no reward. 3 to 5 suit."""
     refine_white: bool = False
-    """Bring each gradient of --refine onto white noise before it is followed: slower, and it does not lead away from
-    noise."""
+    """Bring each gradient of --refine, and the noise after each step, onto white noise: it climbs more slowly, and
+    stays noise over more steps."""
     report: bool = False
     """Write what the head's critic expects every image to score, base and adapter, to scores.json, under expected."""
     seed: int = 0
@@ -97,9 +97,9 @@ class GenerateArguments(ModelArguments, RewardArguments):
     reno_lr: float = 5.0
     """Step size of --reno, where it follows a gradient."""
     search: Search = "reno"
-    """What --reno does in its iterations. reno follows the reward's gradient. reno-white brings each gradient onto
-    white noise first. zero-order tries noises around the best so far, random new ones: both need no gradient, so they
-    work with any reward and model."""
+    """What --reno does in its iterations. reno follows the reward's gradient. reno-white brings each gradient, and the
+    noise after each step, onto white noise. zero-order tries noises around the best so far, random new ones: both need
+    no gradient, so they work with any reward and model."""
     search_limits: bool = True
     """End the search where the noise is no longer like noise (kurtosis, neighbours' correlation) or a reward of
     --held_out falls below what it was at the start. false: go on as ReNO's paper does."""
@@ -268,7 +268,7 @@ def optimized(
         settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed}
         settings["between_steps"] = args.modulation.between_steps
         settings["limits"] = GENTLE if args.search_limits else None
-        if args.search == "random" and adapter is not None:
+        if args.search == "random" and isinstance(adapter, NoiseHypernetwork):
             settings["start"] = partial(adapter.modulate, strength=args.strength, iterations=args.iterations or 1)
         else:
             settings["start"] = lambda *_, moved=moved: moved

@@ -79,8 +79,8 @@ class Critic:
         call with a backward pass for each iteration, and one call more.
 
         Args:
-            white: bring each gradient onto white noise before it is followed (`whiten`): it leads up more slowly and
-                not away from noise.
+            white: bring each gradient onto white noise before it is followed, and `x` after it (`whiten`): it leads up
+                more slowly and not away from noise.
 
         Raises:
             ValueError: `iterations` is below 0.
@@ -105,6 +105,7 @@ class Critic:
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
+                at = whiten(at) if white else at
                 at = at * (norm / _norms(at).clamp_min(1e-12))
         return Promising(best, before, after)
 

@@ -36,7 +36,7 @@ class Modulation:
     refine: int = 0
     """Steps of gradient ascent on the critic, after the noise was moved. A denoiser call and its backward pass each."""
     refine_white: bool = False
-    """Bring each of these gradients onto white noise before it is followed."""
+    """Bring each of these gradients, and the noise after each step, onto white noise."""
 
     @property
     def asks_critic(self) -> bool:

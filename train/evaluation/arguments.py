@@ -70,8 +70,8 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
     backward pass, but no decoder and no reward. 3 to 5 suit."""
     refine_white: bool = False
-    """Bring each gradient of --refine onto white noise before it is followed: slower, and it does not lead away from
-    noise."""
+    """Bring each gradient of --refine, and the noise after each step, onto white noise: it climbs more slowly, and
+    stays noise over more steps."""
     save_dir: str | None = None
     """Output folder. embedded: for evaluation.json; without it nothing is written. Others: for images, scores,
     report.md and report.json; default outputs/evaluate-<benchmark>."""
