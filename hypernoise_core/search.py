@@ -210,7 +210,6 @@ def zero_order_path(
     start: Start | None = None,
     seed: int | Sequence[int] = 0,
     between_steps: BetweenSteps = "fresh",
-    limits: NoiseLimits | None = None,
 ) -> Iterator[Found]:
     """Search around the best noise so far, without gradients: yields the best after 0, 1, ... `iterations`.
 
@@ -222,7 +221,6 @@ def zero_order_path(
         ValueError: `iterations` is below 0.
     """
     _check_iterations(iterations)
-    guard = _Guard(reward, text, limits)
     best: Found | None = None
     near = torch.full((len(x0), *[1] * (x0.dim() - 1)), NEAR, device=x0.device)
     for iteration in range(iterations + 1):
@@ -235,7 +233,7 @@ def zero_order_path(
             between = added_noise(between_steps, x0, noise)
             images = generator.generate(noise, conditioning, steps, seed, between=between)
             tried = _found(noise, images, reward.score(images, text), iteration)
-            best = _better(best, tried, guard(noise, images))
+            best = _better(best, tried)
             won = (best.index == iteration).view_as(near)
             near = (near * torch.where(won, WIDER, NARROWER)).clamp(NEAREST, NEAR) if iteration else near
         yield best
@@ -278,7 +276,8 @@ def search_path(
 
     Args:
         lr: of `reno` and `reno-white`.
-        limits: as in `reno_path`; None for none. `random` stays noise without them.
+        limits: of `reno` and `reno-white`, as in `reno_path`; None for none. What the others try is drawn, and so is
+            noise.
         settings: steps, start, seed, between_steps, as in `reno_path`.
 
     Raises:
@@ -290,7 +289,7 @@ def search_path(
     if search == "random":
         return random_path(*arguments, **settings)
     if search == "zero-order":
-        return zero_order_path(*arguments, limits=limits, **settings)
+        return zero_order_path(*arguments, **settings)
     return reno_path(*arguments, lr=lr, white=search == "reno-white", limits=limits, **settings)
 
 

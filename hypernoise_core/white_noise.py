@@ -93,16 +93,12 @@ def neighbours(x: Tensor) -> Tensor:
 class NoiseLimits:
     """How far a search may take a noise from where it began, by statistics that no reward looks at."""
 
-    kurtosis: float = 0.5
+    kurtosis: float = 0.25
     """Most that it may rise."""
-    neighbours: float = 0.05
+    neighbours: float = 0.03
     """Most that neighbours' correlation may rise or fall."""
 
     def inside(self, x: Tensor, start: Tensor) -> Tensor:
-        """[B], whether `x` is still within the limits. In a small noise these vary by chance; four standard deviations
-        of that are allowed in any case."""
-        count = x[0].numel()
-        most = max(self.kurtosis, 4 * math.sqrt(24 / count))
-        far = max(self.neighbours, 4 / math.sqrt(2 * count))
-        calm = kurtosis(x) - kurtosis(start) <= most
-        return calm & ((neighbours(x) - neighbours(start)).abs() <= far)
+        """[B], whether `x` [B, C, h, w] is still within the limits."""
+        far = (neighbours(x) - neighbours(start)).abs()
+        return (kurtosis(x) - kurtosis(start) <= self.kurtosis) & (far <= self.neighbours)

@@ -37,8 +37,8 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     default=EMBEDDED,
                     tooltip="'embedded' scores the pack's own coloured shapes and needs no download. 'hpsv3', 'vqa' "
                     "and 'vqa-questions' are vision-language models of 9 to 17 GB that read the whole prompt. To use "
-                    "your own, put a Python file with a subclass of hypernoise_core.Reward into models/hypernoise_rewards; "
-                    "it appears as file:Class.",
+                    "your own, put a Python file with a subclass of hypernoise_core.Reward into "
+                    "models/hypernoise_rewards; it appears as file:Class.",
                 ),
                 io.Combo.Input(
                     "weights",

@@ -11,6 +11,7 @@ from toy_world import ToyGenerator, ToyReward
 from hypernoise_core import HeadHypernetwork, Reward, RewardEnsemble, best_of_n
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.critic_network import CriticNetwork
+from hypernoise_core.objective import PerSampleClip
 from hypernoise_core.search import random_path, reno_path, search_path, zero_order_path
 from hypernoise_core.white_noise import DEVIATION, MEAN, NoiseLimits, _blocks, kurtosis, neighbours, whiten
 from train import generate
@@ -133,7 +134,7 @@ def test_every_search_begins_where_a_hypernetwork_leads(toy):
 
 def test_a_search_ends_where_its_noise_is_none_any_more(toy):
     """A reward that wants one cell bright: its value grows without bound, and everything else stays."""
-    limits = NoiseLimits(kurtosis=0.5)
+    limits = NoiseLimits()
     settings = dict(iterations=60, lr=60.0, regularization=0.0)
     free, kept = list(reno_path(*toy, **settings)), list(reno_path(*toy, **settings, limits=limits))
     assert len(kept) < len(free) == 61
@@ -175,6 +176,24 @@ def test_a_critic_refines_along_white_noise(toy):
     assert (white.after >= white.before - 1e-6).all()
     assert not torch.allclose(plain.noise, white.noise)
     assert torch.allclose(white.noise.flatten(1).norm(dim=1), x0.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_training_follows_a_white_gradient_at_its_own_norm():
+    """And clips it as it clips any."""
+    smooth = noise(3, 4, 16, 16).cumsum(-1)
+
+    def given(**how):
+        x = torch.zeros_like(smooth, requires_grad=True)
+        (PerSampleClip(share=0.5, **how).attach(x) * smooth).sum().backward()
+        return x.grad
+
+    norms = smooth.flatten(1).norm(dim=1)
+    white = given(max_norm=None, white=True)
+    assert torch.allclose(white.flatten(1).norm(dim=1), norms, rtol=1e-3)
+    assert (neighbours(white) < 0.5 * neighbours(smooth)).all()
+    assert torch.equal(given(max_norm=None), smooth)
+    clipped = given(max_norm=1.0, white=True).flatten(1).norm(dim=1)
+    assert torch.allclose(clipped, torch.full((3,), 0.5), rtol=1e-3)
 
 
 @pytest.mark.parametrize("search", ["reno-white", "zero-order", "random"])
