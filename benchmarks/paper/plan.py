@@ -36,7 +36,8 @@ CRITIC_CANDIDATES = (2, 4, 8, 16, 50)
 CRITIC_REFINE = (1, 3, 5, 10)
 """Steps of ascent on a critic, from plain noise."""
 WHITE = (5, 10, 25, 50)
-"""Iterations of ReNO and of ascent on a critic where every gradient is brought onto white noise."""
+"""Iterations of ReNO and of ascent on a critic where every gradient is brought onto white noise, and of ReNO that ends
+where its noise is none any more."""
 TRIES = (2, 4, 8, 50)
 """Pictures that a search without gradients draws, as Best-of-N does."""
 CRITIC_STEPS = 4
@@ -358,6 +359,7 @@ BEST_OF = {"base-best-of-2": 2, "base-best-of-4": 4, "base-best-of-8": 8}
 BEST_OF_50 = {"base-best-of-50": 50}
 BEST_OF_MODULATED = {"hypernoise-best-of-2": 2, "hypernoise-best-of-4": 4, "hypernoise-best-of-8": 8}
 RENO = {"base-reno-5": 5, "base-reno-10": 10, "base-reno-25": 25, "base-reno-50": 50}
+RENO_LIMITED = {f"base-reno-limited-{n}": n for n in WHITE}
 RENO_WHITE = {f"base-reno-white-{n}": n for n in WHITE}
 ZERO_ORDER = {f"base-zero-order-{n}": n - 1 for n in TRIES}
 RENO_MODULATED = {"hypernoise-reno-5": 5, "hypernoise-reno-10": 10}
@@ -395,6 +397,7 @@ def search_rows(sizes: Sizes, rewriter: str) -> list[Row]:
         row("base-best-of-50", BEST_OF_50, Spec(best_of=50), 115, PER_BEST_OF_50),
         row("hypernoise-best-of", BEST_OF_MODULATED, Spec(best_of=8, adapter=f), 115, needs=needs),
         row("base-reno", RENO, Spec(reno=50), 260, PER_RENO),
+        row("base-reno-limited", few(RENO_LIMITED), Spec(reno=sizes.few(50), limited=True), 150, PER_RENO),
         row("base-reno-white", few(RENO_WHITE), Spec(reno=sizes.few(50), search="reno-white"), 265, PER_RENO),
         row("base-zero-order", few(ZERO_ORDER), Spec(reno=sizes.few(49), search="zero-order"), 115, PER_RENO),
         row("hypernoise-reno", RENO_MODULATED, Spec(reno=10, adapter=f), 60, PER_RENO, needs),

@@ -80,6 +80,7 @@ FRONTIER = {
     "Best-of-N": ([f"base-best-of-{n}" for n in (2, 4, 8, 50)], ["2", "4", "8", "50"], GREY, "s--", NEAR),
     "HyperNoise + Best-of-N": ([f"hypernoise-best-of-{n}" for n in (2, 4, 8)], ["2", "4", "8"], BLUE, "s--", NEAR),
     "ReNO": ([f"base-reno-{n}" for n in (5, 10, 25, 50)], ["5", "10", "25", "50"], GREY, "^:", (-10, -12)),
+    "ReNO that ends by itself": ([f"base-reno-limited-{n}" for n in WHITE], [str(n) for n in WHITE], TEAL, "^--", NEAR),
     "ReNO along white noise": ([f"base-reno-white-{n}" for n in WHITE], [str(n) for n in WHITE], ORANGE, "^--", NEAR),
     "zero-order, at Best-of-N's calls": (
         [f"base-zero-order-{n}" for n in TRIES],

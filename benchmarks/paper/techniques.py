@@ -22,7 +22,7 @@ from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.noise import BetweenSteps
-from hypernoise_core.search import Found, Search, best_of_path, search_path
+from hypernoise_core.search import GENTLE, Found, Search, best_of_path, search_path
 
 from .world import Batch, World
 
@@ -58,6 +58,8 @@ class Spec:
     reno: int | None = None
     """Iterations of `search`."""
     search: Search = "reno"
+    limited: bool = False
+    """The search ends where its noise is no longer like noise, as it does for users."""
     rewriter: str | None = None
     """Prompt search by `rules` or `module:function`."""
 
@@ -127,10 +129,13 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
             yield _made(found), Cost(i * (spec.steps + calls), scored=i)
     elif spec.reno:
         follows = spec.steps if spec.search.startswith("reno") else 0
-        settings = dict(steps=spec.steps, start=start, limits=None)  # as far as it goes
+        settings = dict(steps=spec.steps, start=start, limits=GENTLE if spec.limited else None)
         found_path = search_path(spec.search, *arguments, batch.x0, batch.conditioning, text, spec.reno, **settings)
         for i, found in enumerate(found_path):
-            yield _made(found), Cost((i + 1) * spec.steps + calls, backward=i * follows, scored=i + 1)
+            cost = Cost((i + 1) * spec.steps + calls, backward=i * follows, scored=i + 1)
+            yield _made(found), cost
+        for _ in range(i, spec.reno):  # what it found stays what it found
+            yield _made(found), cost
     elif spec.rewriter:
         yield from _rewritten(spec, tools, batch)
     else:
