@@ -70,6 +70,17 @@ def added_noise(between_steps: BetweenSteps, drawn: Tensor, moved: Tensor) -> Te
     return {"fresh": None, "keep": drawn, "keep-moved": moved}[between_steps]
 
 
+def another(x0: Tensor, index: int) -> Tensor:
+    """Unit noise of `x0`'s shape that follows from each row of it and `index` alone: the same on every machine, and
+    for a row whatever batch it is in."""
+    rows = []
+    for row in x0.detach().cpu().float():
+        digest = hashlib.sha256(row.contiguous().numpy().tobytes() + str(index).encode()).digest()
+        random = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        rows.append(torch.randn(row.shape, generator=random))
+    return torch.stack(rows).to(x0)
+
+
 class KeptNoise:
     """The noise that one run of a sampler keeps. A family makes its denoiser calls through it, and asks it after each
     step.

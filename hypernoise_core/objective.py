@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .white_noise import whiten
+
 KLReduction = Literal["sum", "mean"]
 
 
@@ -25,10 +27,13 @@ class PerSampleClip:
     Reward gradients at the modulated noise x0 + f_φ(x0, c) differ by orders of magnitude between samples, and a few
     would dominate the step. If most samples are clipped, `max_norm` sets the effective temperature: watch
     `clipped_fraction`.
+
+    Args:
+        white: bring each sample's gradient [C, h, w] onto white noise first, at its own norm (`white_noise.whiten`).
     """
 
-    def __init__(self, max_norm: float | None, share: float = 1.0):
-        self.max_norm = max_norm
+    def __init__(self, max_norm: float | None, share: float = 1.0, white: bool = False):
+        self.max_norm, self.white = max_norm, white
         self.share = share
         """The weight of one sample's loss in the loss that is differentiated, such as 1 / batch size for a mean. Norms
         are those of the sample's own loss."""
@@ -47,6 +52,10 @@ class PerSampleClip:
     def _clip(self, gradient: Tensor) -> Tensor:
         norms = gradient.float().flatten(1).norm(dim=1) / self.share
         self.gradient, self.norms = gradient.detach(), norms.detach()
+        if self.white:
+            aligned = whiten(gradient.float())
+            own = (norms * self.share / aligned[0].numel() ** 0.5).view(-1, 1, 1, 1)
+            gradient = (aligned * own).to(gradient.dtype)
         if self.max_norm is None:
             return gradient
         scale = (self.max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)

@@ -20,15 +20,25 @@ class HyperNoiseLoadReward(io.ComfyNode):
             category="HyperNoise/rewards",
             description="Loads a model that scores images under their prompt. Chain several through add_to to use "
             "their weighted sum.",
-            search_aliases=["hpsv2", "imagereward", "pickscore", "clip score", "aesthetic", "preference model"],
+            search_aliases=[
+                "hpsv2",
+                "hpsv3",
+                "vqascore",
+                "imagereward",
+                "pickscore",
+                "clip score",
+                "aesthetic",
+                "preference model",
+            ],
             inputs=[
                 io.Combo.Input(
                     "reward",
                     options=reward_names(),
                     default=EMBEDDED,
-                    tooltip="'embedded' scores the pack's own coloured shapes and needs no download. To use your own, "
-                    "put a Python file with a subclass of hypernoise_core.Reward into models/hypernoise_rewards; it "
-                    "appears as file:Class.",
+                    tooltip="'embedded' scores the pack's own coloured shapes and needs no download. 'hpsv3', 'vqa' "
+                    "and 'vqa-questions' are vision-language models of 9 to 17 GB that read the whole prompt. To use "
+                    "your own, put a Python file with a subclass of hypernoise_core.Reward into "
+                    "models/hypernoise_rewards; it appears as file:Class.",
                 ),
                 io.Combo.Input(
                     "weights",

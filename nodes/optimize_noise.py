@@ -1,8 +1,9 @@
-"""Optimize Noise (ReNO): search for a better starting noise with the reward's gradient."""
+"""Optimize Noise (ReNO): search for a better starting noise, with the reward's gradient or without."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import comfy.model_management
 import comfy.sample
@@ -12,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from hypernoise_core.search import reno_path
+from hypernoise_core.search import GENTLE, Search, search_path
 
 from .host.call import still
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
@@ -52,10 +53,18 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             node_id="HyperNoiseOptimizeNoise",
             display_name="Optimize Noise (ReNO)",
             category="HyperNoise",
-            description="Searches for a better starting noise by following the reward's gradient, image by image. A "
-            "HyperNoise LoRA replaces this search, or gives it a better start. Slow: every iteration makes an image "
-            "and runs a backward pass.",
-            search_aliases=["reno", "noise optimization", "test-time search", "reward gradient", "initial noise"],
+            description="Searches for a better starting noise by following the reward's gradient, or by trying, image "
+            "by image. A HyperNoise LoRA replaces this search, or gives it a better start. Slow: every iteration makes "
+            "an image, and runs a backward pass if it follows the gradient.",
+            search_aliases=[
+                "reno",
+                "zero-order search",
+                "random search",
+                "noise optimization",
+                "test-time search",
+                "reward gradient",
+                "initial noise",
+            ],
             inputs=[
                 io.Noise.Input("noise", tooltip="Where the search starts: RandomNoise or Modulate Noise."),
                 io.Model.Input("model", tooltip="The few-step model that will sample."),
@@ -84,6 +93,22 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                     "Denoiser calls per image during the search. Noise found at 1 step also works at more."
                 ),
                 *sampling_inputs("It must be differentiable."),
+                io.Combo.Input(
+                    "search",
+                    options=list(get_args(Search)),
+                    default="reno",
+                    optional=True,
+                    tooltip="'reno' follows the reward's gradient. 'reno-white' keeps each step like noise, so more "
+                    "iterations are safe. 'zero-order' tries noises around the best so far and 'random' new ones: they "
+                    "need no gradient, so they work with every reward and take less memory.",
+                ),
+                io.Boolean.Input(
+                    "end_early",
+                    default=True,
+                    optional=True,
+                    tooltip="Ends the search when the noise is no longer like noise: from there on the reward rises "
+                    "while the image gets worse.",
+                ),
             ],
             outputs=[
                 io.Noise.Output(tooltip="For SamplerCustomAdvanced, with the same latent."),
@@ -102,7 +127,20 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, model, clip, vae, reward, latent_image, prompt, iterations, lr, denoiser_steps=1, **sampling
+        cls,
+        noise,
+        model,
+        clip,
+        vae,
+        reward,
+        latent_image,
+        prompt,
+        iterations,
+        lr,
+        denoiser_steps=1,
+        search="reno",
+        end_early=True,
+        **sampling,
     ) -> io.NodeOutput:
         from .host.generator import HostGenerator
 
@@ -112,7 +150,8 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 "connect the model before that node, and put Modulate Noise before the noise input"
             )
         how = take_sampling(sampling)
-        how.check_differentiable(model)
+        if search.startswith("reno"):
+            how.check_differentiable(model)
         ratio = latent_image.get("downscale_ratio_spacial", None)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"], ratio)
         if torch.count_nonzero(samples):
@@ -131,6 +170,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             with generator.training():
                 generator.check(denoiser_steps)
             settings = {"iterations": iterations, "lr": lr, "steps": denoiser_steps, "seed": noise.seed}
+            settings |= {"search": search, "limits": GENTLE if end_early else None}
             with reward.present(generator.device), generator.training():
                 start = still(x0).clone().to(generator.device)
                 found = _optimize(generator, reward.ensemble, start, prompt, settings)
@@ -151,13 +191,14 @@ class _Found:
 
 
 def _optimize(generator, reward, x0: Tensor, prompt: str, settings: dict) -> _Found:
-    """ReNO on each noise separately, so that memory does not grow with the batch. Results are on the CPU."""
+    """The search on each noise separately, so that memory does not grow with the batch. Results are on the CPU."""
     conditioning, text = generator.encode([prompt]), reward.encode_text([prompt])
     bar = comfy.utils.ProgressBar(len(x0) * (settings["iterations"] + 1))
     ends, before = [], []
     for row in x0.split(1):
         with allow_mutation_on_saved_tensors():  # FLUX adds residuals in place
-            for i, best in enumerate(reno_path(generator, reward, row, conditioning, text, **settings)):
+            about = {"generator": generator, "reward": reward, "conditioning": conditioning, "text": text}
+            for i, best in enumerate(search_path(x0=row, **about, **settings)):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 bar.update(1)
                 if i == 0:

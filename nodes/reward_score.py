@@ -21,7 +21,9 @@ class HyperNoiseRewardScore(io.ComfyNode):
             outputs=[
                 io.Float.Output(display_name="score", tooltip="The mean of the batch."),
                 io.Float.Output(display_name="scores", is_output_list=True, tooltip="One score per image."),
-                io.String.Output(display_name="report", tooltip="The scores as text."),
+                io.String.Output(
+                    display_name="report", tooltip="The scores as text; of vqa-questions each answer, the worst first."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -29,6 +31,6 @@ class HyperNoiseRewardScore(io.ComfyNode):
     @classmethod
     def execute(cls, image, prompt, reward) -> io.NodeOutput:
         scores = reward.score(image, prompt)
-        report = table(scores)
+        report = "\n\n".join(part for part in (table(scores), reward.explain(image, prompt)) if part)
         total = scores["total"]
         return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=shown(report, cls.hidden.unique_id))

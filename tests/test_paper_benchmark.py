@@ -147,6 +147,8 @@ COSTS = {
     "from modulated noise": (Spec(best_of=3, adapter=SHIPPED, steps=2), 9, 0, 3),
     "from noise moved twice": (Spec(best_of=3, adapter=SHIPPED, iterations=2), 9, 0, 3),
     "reno": (Spec(reno=5), 6, 5, 6),
+    "reno along white noise": (Spec(reno=5, search="reno-white"), 6, 5, 6),
+    "zero-order": (Spec(reno=5, search="zero-order"), 6, 0, 6),
     "reno from modulated noise": (Spec(reno=5, adapter=SHIPPED), 7, 5, 6),
 }
 

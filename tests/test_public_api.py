@@ -79,6 +79,7 @@ NoiseHypernetwork.state_dict(self) -> dict[str, Tensor]
 Reward()
 Reward.checkpoint_gradients(self, enabled: bool = True) -> None
 Reward.encode_text(self, prompts: Sequence[str]) -> TensorBatch
+Reward.explain(self, images: Tensor, text: TensorBatch) -> list[dict[str, float]]
 Reward.score(self, images: Tensor, text: TensorBatch) -> Tensor
 Reward.to(self, device: device | str) -> Reward
 RewardEnsemble(rewards: Sequence[tuple[Reward, float]], held_out: Sequence[Reward] = (), normalization:
@@ -86,6 +87,7 @@ RewardEnsemble(rewards: Sequence[tuple[Reward, float]], held_out: Sequence[Rewar
 RewardEnsemble.checkpoint_gradients(self, enabled: bool = True) -> None
 RewardEnsemble.combine(self, scores: Mapping[str, Tensor]) -> Tensor
 RewardEnsemble.encode_text(self, prompts: Sequence[str]) -> TensorBatch
+RewardEnsemble.explain(self, images: Tensor, text: TensorBatch) -> list[dict[str, float]]
 RewardEnsemble.fault(self, images: Tensor, text: TensorBatch) -> str | None
 RewardEnsemble.judge(self, images: Tensor, text: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]
 RewardEnsemble.score(self, images: Tensor, text: TensorBatch) -> Tensor

@@ -189,6 +189,9 @@ class TrainArguments(ModelArguments, RewardArguments):
     """sum: the paper's KL in nats. mean: the reference implementation's, weaker by the number of latent values."""
     reward_grad_clip: float | None = None
     """Largest gradient of r/α per image, at the modulated noise. Set it so that `clipped` stays near 0.5."""
+    white_gradient: bool = False
+    """Bring the reward's gradient at the modulated noise onto what white noise looks like, so that smooth changes and a
+    few large ones, which rewards overrate, count less."""
     latent_type: Literal["inf", "batch", "multi", "one"] = "inf"
     """Noise for each optimizer step. inf: a new one for every image. batch: one new one for all images. multi: always
     the same batch of noises. one: always the same single noise."""
@@ -374,6 +377,7 @@ class TrainArguments(ModelArguments, RewardArguments):
             temperature=self.temperature,
             kl_reduction=self.kl_reduction,
             reward_grad_clip=self.reward_grad_clip,
+            white_gradient=self.white_gradient,
             optimizer=self.optim,
             lr=self.lr,
             weight_decay=self.weight_decay,

@@ -4,6 +4,7 @@ python -m train.generate --prompt "a photo of two crosses" --n 8
 python -m train.generate --adapter outputs/demo/hypernoise.safetensors --prompts prompts.txt --steps 2
 python -m train.generate --prompt "a red cross" --best_of 16 --n 1 --reward embedded   # keep the best of 16 noises
 python -m train.generate --prompt "a red cross" --best_of 4 --n 1 --reno 10            # then 10 ReNO iterations on it
+python -m train.generate --prompt "a red cross" --n 1 --reno 30 --search zero-order    # no gradient is needed
 python -m train.generate --model sana --adapter mine.safetensors --prompt "a red cat" --device cuda --dtype bfloat16
 """
 
@@ -11,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -29,7 +31,7 @@ from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.noise import MOST_STEPS, BetweenSteps
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
-from hypernoise_core.search import ranking, reno_path
+from hypernoise_core.search import GENTLE, Search, ranking, search_path
 from hypernoise_core.settings import about, require
 
 from .cli import check_folders, in_arguments_of, parse, run_command
@@ -76,6 +78,9 @@ class GenerateArguments(ModelArguments, RewardArguments):
     refine: int = 0
     """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
     backward pass, but no decoder and no reward. 3 to 5 suit."""
+    refine_white: bool = False
+    """Bring each gradient of --refine, and the noise after each step, onto white noise: it climbs more slowly, and
+    stays noise over more steps."""
     report: bool = False
     """Write what the head's critic expects every image to score, base and adapter, to scores.json, under expected."""
     seed: int = 0
@@ -86,10 +91,21 @@ class GenerateArguments(ModelArguments, RewardArguments):
     """Generate this many images per prompt and keep the --n best, best first. The adapter, if any, moves the noise of
     every candidate."""
     reno: int | None = None
-    """Iterations of ReNO on the noise of each kept image, starting from the noise that the adapter moved (its paper
-    uses 50). Each iteration costs a generation and a backward pass. Images are sorted, best first."""
+    """Iterations of ReNO, or of another --search, on the noise of each kept image, starting from the noise that the
+    adapter moved (its paper uses 50). Each costs a generation, and a backward pass where a gradient is followed. Images
+    are sorted, best first."""
     reno_lr: float = 5.0
-    """Step size of --reno."""
+    """Step size of --reno, where it follows a gradient."""
+    search: Search = "reno"
+    """What --reno does in its iterations. reno follows the reward's gradient. reno-white brings each gradient, and the
+    noise after each step, onto white noise. zero-order tries noises around the best so far, random new ones: both need
+    no gradient, so they work with any reward and model."""
+    search_limits: bool = True
+    """End the search where the noise is no longer like noise (kurtosis, neighbours' correlation) or a reward of
+    --held_out falls below what it was at the start. false: go on as ReNO's paper does."""
+    held_out: str | None = None
+    """Rewards that --reno does not follow and that end it where they fall, such as `pickscore`. They are in scores.json
+    too."""
     reward: str | None = None
     """The reward for --best_of and --reno, with weights as in python -m train --rewards. Default: embedded for the
     embedded model. The scores of all images are written to scores.json."""
@@ -137,6 +153,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
             free_reading=self.free_reading,
             candidates=self.candidates,
             refine=self.refine,
+            refine_white=self.refine_white,
         )
 
     @property
@@ -155,7 +172,7 @@ class GenerateArguments(ModelArguments, RewardArguments):
             search = "best_of" if self.best_of else "reno"
             raise ValueError(f"--{search} needs a reward: give --reward NAME[=WEIGHT],…")
         with about("reward"):
-            return self.make_rewards(names).to(self.device) if names else None
+            return self.make_rewards(names, self.held_out or "").to(self.device) if names else None
 
 
 @dataclass(frozen=True)
@@ -241,17 +258,22 @@ def optimized(
     conditioning: TensorBatch,
     prompt: str,
     reward: RewardEnsemble,
+    adapter: Adapter | None = None,
 ) -> Candidates:
-    """The candidates after ReNO on each, best first. Their earlier scores are under `before_reno`."""
+    """The candidates after a search from each, best first. Their earlier scores are under `before_reno`."""
     starts, pictures = [], []
     for seed, start in zip(made.seeds, made.starts, strict=True):
         text, moved = reward.encode_text([prompt]), start[None].to(generator.device)
         x0 = generator.noise(1, args.height, args.width, seed)
         settings = {"lr": args.reno_lr, "steps": args.steps, "seed": seed}
         settings["between_steps"] = args.modulation.between_steps
-        settings["start"] = lambda *_, moved=moved: moved
-        path = reno_path(generator, reward, x0, conditioning, text, args.reno, **settings)
-        for best in tqdm(path, f"ReNO on seed {seed}", args.reno + 1, leave=False):
+        settings["limits"] = GENTLE if args.search_limits else None
+        if args.search == "random" and isinstance(adapter, NoiseHypernetwork):
+            settings["start"] = partial(adapter.modulate, strength=args.strength, iterations=args.iterations or 1)
+        else:
+            settings["start"] = lambda *_, moved=moved: moved
+        path = search_path(args.search, generator, reward, x0, conditioning, text, args.reno, **settings)
+        for best in tqdm(path, f"{args.search} on seed {seed}", args.reno + 1, leave=False):
             found = best
         starts.append(found.x0.cpu())
         pictures.append(found.images.float().cpu())
@@ -296,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             order = torch.arange(len(made.seeds))
             kept, others = made.at(order[: args.n]), made.at(order[args.n :])
             if args.reno:
-                kept = optimized(args, generator, kept, conditioning, prompt, reward)
+                kept = optimized(args, generator, kept, conditioning, prompt, reward, adapter)
             for seed, image in zip(kept.seeds, to_images(kept.images), strict=True):
                 with replacing(folder / name / f"{index:04d}-{seed}.png") as temporary:
                     image.save(temporary, "PNG")

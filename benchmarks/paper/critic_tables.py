@@ -10,6 +10,7 @@ from .plan import (
     SEED_READINGS,
     SEEDS,
     SEVERAL_STEPS,
+    WHITE,
     critic,
     given,
     read,
@@ -74,6 +75,9 @@ def asked_table(results: Results) -> str:
     named |= {f"best of {n} by the critic": f"{first}-of-{n}" for n in CRITIC_CANDIDATES}
     named |= {f"best of {n} by the reward": f"base-best-of-{n}" for n in (2, 4, 8, 50)}
     named |= {f"refined {n} times": f"{first}-refined-{n}" for n in CRITIC_REFINE}
+    plain = [n for n in WHITE if n not in CRITIC_REFINE]
+    named |= {f"refined {n} times": f"{first}-refined-{n}" for n in plain}
+    named |= {f"refined {n} times along white noise": f"{first}-refined-white-{n}" for n in WHITE}
     named |= {
         "3 readings": read(first, 3),
         "best of 2 by the critic, 3 readings": f"{first}-of-2-1x3",

@@ -35,6 +35,11 @@ CRITIC_CANDIDATES = (2, 4, 8, 16, 50)
 """Noises that a critic chooses from, without a move."""
 CRITIC_REFINE = (1, 3, 5, 10)
 """Steps of ascent on a critic, from plain noise."""
+WHITE = (5, 10, 25, 50)
+"""Iterations of ReNO and of ascent on a critic where every gradient is brought onto white noise, and of ReNO that ends
+where its noise is none any more."""
+TRIES = (2, 4, 8, 50)
+"""Pictures that a search without gradients draws, as Best-of-N does."""
 CRITIC_STEPS = 4
 """Sampling steps that a critic's scores are of, in the row that trains for several."""
 ONE_READING_STEPS = 400
@@ -246,6 +251,8 @@ def critic_rows(sizes: Sizes, scale: float, seed: int) -> list[Row]:
     first, needs = critic(0), (critic(0),)
     rows.append(measuring(f"{first}-candidates", sizes, candidate_specs(first, sizes), 200, needs))
     rows.append(measuring(f"{first}-refined", sizes, refine_specs(first, sizes), 120, needs))
+    white = {k: spec_settings(v) for k, v in refine_white_specs(first, sizes).items()}
+    rows.append(Row(f"{first}-refined-white", "measured", {"specs": white, **sizes.cases(PER_RENO)}, needs, 150))
     specs = {
         f"{first}-of-2-1x3": Spec(adapter=first, iterations=3, candidates=2),
         f"{first}-of-4-1x3": Spec(adapter=first, iterations=3, candidates=4),
@@ -292,6 +299,16 @@ def shipped_critic_specs(sizes: Sizes) -> dict[str, Spec]:
 def refine_specs(name: str, sizes: Sizes) -> dict[str, Spec]:
     """Noise as it is drawn, refined by the critic of `name`."""
     return {f"{name}-refined-{n}": Spec(adapter=name, iterations=0, refine=sizes.few(n)) for n in CRITIC_REFINE}
+
+
+def refine_white_specs(name: str, sizes: Sizes) -> dict[str, Spec]:
+    """As `refine_specs`, along white noise; and the plain ascent as far as that goes."""
+    plain = [n for n in WHITE if n not in CRITIC_REFINE]
+    specs = {f"{name}-refined-{n}": Spec(adapter=name, iterations=0, refine=sizes.few(n)) for n in plain}
+    for n in WHITE:
+        spec = Spec(adapter=name, iterations=0, refine=sizes.few(n), refine_white=True)
+        specs[f"{name}-refined-white-{n}"] = spec
+    return specs
 
 
 BETWEEN = {
@@ -342,17 +359,22 @@ BEST_OF = {"base-best-of-2": 2, "base-best-of-4": 4, "base-best-of-8": 8}
 BEST_OF_50 = {"base-best-of-50": 50}
 BEST_OF_MODULATED = {"hypernoise-best-of-2": 2, "hypernoise-best-of-4": 4, "hypernoise-best-of-8": 8}
 RENO = {"base-reno-5": 5, "base-reno-10": 10, "base-reno-25": 25, "base-reno-50": 50}
+RENO_LIMITED = {f"base-reno-limited-{n}": n for n in WHITE}
+RENO_WHITE = {f"base-reno-white-{n}": n for n in WHITE}
+ZERO_ORDER = {f"base-zero-order-{n}": n - 1 for n in TRIES}
 RENO_MODULATED = {"hypernoise-reno-5": 5, "hypernoise-reno-10": 10}
 REWRITTEN = ("base-rewritten", "hypernoise-rewritten")
 
 
-def search_specs(rewriter: str) -> dict[str, Spec]:
+def search_specs(sizes: Sizes, rewriter: str) -> dict[str, Spec]:
     """Record name to technique of all searches, as they are timed."""
     f = hypernoise(0)
     return {
         **{name: Spec(best_of=n) for name, n in (BEST_OF | BEST_OF_50).items()},
         **{name: Spec(best_of=n, adapter=f) for name, n in BEST_OF_MODULATED.items()},
         **{name: Spec(reno=n) for name, n in RENO.items()},
+        **{name: Spec(reno=sizes.few(n), search="reno-white") for name, n in RENO_WHITE.items()},
+        **{name: Spec(reno=sizes.few(n), search="zero-order") for name, n in ZERO_ORDER.items()},
         **{name: Spec(reno=n, adapter=f) for name, n in RENO_MODULATED.items()},
         **{n: Spec(best_of=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_BEST_OF.items()},
         **{n: Spec(reno=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_RENO.items()},
@@ -367,11 +389,17 @@ def search_rows(sizes: Sizes, rewriter: str) -> list[Row]:
         settings = {"spec": spec_settings(spec), "at": at, **sizes.cases(per)}
         return Row(name, "searched", settings, needs, seconds)
 
+    def few(at: dict[str, int]) -> dict[str, int]:
+        return {name: sizes.few(count) for name, count in at.items()}
+
     return [
         row("base-best-of", BEST_OF, Spec(best_of=8), 60),
         row("base-best-of-50", BEST_OF_50, Spec(best_of=50), 115, PER_BEST_OF_50),
         row("hypernoise-best-of", BEST_OF_MODULATED, Spec(best_of=8, adapter=f), 115, needs=needs),
         row("base-reno", RENO, Spec(reno=50), 260, PER_RENO),
+        row("base-reno-limited", few(RENO_LIMITED), Spec(reno=sizes.few(50), limited=True), 150, PER_RENO),
+        row("base-reno-white", few(RENO_WHITE), Spec(reno=sizes.few(50), search="reno-white"), 265, PER_RENO),
+        row("base-zero-order", few(ZERO_ORDER), Spec(reno=sizes.few(49), search="zero-order"), 115, PER_RENO),
         row("hypernoise-reno", RENO_MODULATED, Spec(reno=10, adapter=f), 60, PER_RENO, needs),
         measuring("base-rewritten", sizes, {"base-rewritten": Spec(rewriter=rewriter)}, 50),
     ]
@@ -461,7 +489,7 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     specs |= read_again("head", SHIPPED_HEAD, HEAD_READINGS)
     specs |= {f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True) for s in SEVERAL_STEPS}
     specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
-    specs |= search_specs(rewriter)
+    specs |= search_specs(sizes, rewriter)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
     settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
     return Row("timing", "timed", settings, (f, "finetune", "finetune-matched"), 80, alone=True)
@@ -471,7 +499,7 @@ def critic_timing_row(sizes: Sizes) -> Row:
     """Of what asks a critic."""
     first = critic(0)
     specs = {"base": Spec()}
-    specs |= candidate_specs(first, sizes) | refine_specs(first, sizes)
+    specs |= candidate_specs(first, sizes) | refine_specs(first, sizes) | refine_white_specs(first, sizes)
     specs |= {f"{first}-of-{n}-1x3": Spec(adapter=first, iterations=3, candidates=n) for n in (2, 4)}
     specs[f"{first}-1x3-refined-3"] = Spec(adapter=first, iterations=3, refine=3)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}

@@ -17,6 +17,8 @@ from .plan import (
     SEEDS,
     STEPS,
     TEMPERATURES,
+    TRIES,
+    WHITE,
     read,
 )
 from .results import Results
@@ -79,6 +81,9 @@ METHODS = {
     "ReNO-10": ("base-reno-10", None),
     "ReNO-25": ("base-reno-25", None),
     "ReNO-50": ("base-reno-50", "ReNO-50"),
+    **{f"ReNO-{n}, ended where its noise is none": (f"base-reno-limited-{n}", None) for n in WHITE},
+    **{f"ReNO-{n} along white noise": (f"base-reno-white-{n}", None) for n in WHITE},
+    **{f"zero-order search, {n} images": (f"base-zero-order-{n}", None) for n in TRIES},
     "HyperNoise + best-of-2": ("hypernoise-best-of-2", None),
     "HyperNoise + best-of-4": ("hypernoise-best-of-4", None),
     "HyperNoise + best-of-8": ("hypernoise-best-of-8", None),
@@ -255,6 +260,9 @@ def noise_table(results: Results) -> str:
         f"HyperNoise, {ITERATIONS[0]} iterations": TWICE,
         "Best-of-8": "base-best-of-8",
         "ReNO-50": "base-reno-50",
+        **{f"ReNO-{n}, ended where its noise is none": f"base-reno-limited-{n}" for n in WHITE},
+        **{f"ReNO-{n} along white noise": f"base-reno-white-{n}" for n in WHITE},
+        "zero-order, 50 images": "base-zero-order-50",
     }
     rows = [
         [title, *(number(results.number(name, "noise", key), 4) for key in columns)] for title, name in names.items()

@@ -22,7 +22,7 @@ from hypernoise_core.generators import Generator
 from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.noise import BetweenSteps
-from hypernoise_core.search import Found, best_of_path, reno_path
+from hypernoise_core.search import GENTLE, Found, Search, best_of_path, search_path
 
 from .world import Batch, World
 
@@ -53,9 +53,13 @@ class Spec:
     """Noises that its critic chooses from."""
     refine: int = 0
     """Steps of ascent on its critic."""
+    refine_white: bool = False
     best_of: int | None = None
     reno: int | None = None
-    """Iterations."""
+    """Iterations of `search`."""
+    search: Search = "reno"
+    limited: bool = False
+    """The search ends where its noise is no longer like noise, as it does for users."""
     rewriter: str | None = None
     """Prompt search by `rules` or `module:function`."""
 
@@ -68,6 +72,7 @@ class Spec:
             free_reading=self.free_reading,
             candidates=self.candidates,
             refine=self.refine,
+            refine_white=self.refine_white,
         )
 
     @property
@@ -123,9 +128,14 @@ def path(spec: Spec, tools: Tools, batch: Batch) -> Iterator[tuple[Made, Cost]]:
         for i, found in enumerate(best_of_path(*arguments, noises, batch.conditioning, text, **settings), 1):
             yield _made(found), Cost(i * (spec.steps + calls), scored=i)
     elif spec.reno:
-        settings = dict(steps=spec.steps, start=start)
-        for i, found in enumerate(reno_path(*arguments, batch.x0, batch.conditioning, text, spec.reno, **settings)):
-            yield _made(found), Cost((i + 1) * spec.steps + calls, backward=i * spec.steps, scored=i + 1)
+        follows = spec.steps if spec.search.startswith("reno") else 0
+        settings = dict(steps=spec.steps, start=start, limits=GENTLE if spec.limited else None)
+        found_path = search_path(spec.search, *arguments, batch.x0, batch.conditioning, text, spec.reno, **settings)
+        for i, found in enumerate(found_path):
+            cost = Cost((i + 1) * spec.steps + calls, backward=i * follows, scored=i + 1)
+            yield _made(found), cost
+        for _ in range(i, spec.reno):  # what it found stays what it found
+            yield _made(found), cost
     elif spec.rewriter:
         yield from _rewritten(spec, tools, batch)
     else:

@@ -3,15 +3,17 @@ and improves one by its gradient. No reward, no decoder and no later sampling st
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..noise import another
 from ..reading import Reading
 from ..settings import SettingError
+from ..white_noise import whiten
 from .critic_network import CriticNetwork
 
 Read = Callable[[Tensor, Any], Reading]
@@ -69,12 +71,16 @@ class Critic:
             value = torch.where(better, own, value)
         return Promising(best, before, value)
 
-    def refine(self, x: Tensor, conditioning: Any, iterations: int, lr: float = LR) -> Promising:
+    def refine(self, x: Tensor, conditioning: Any, iterations: int, lr: float = LR, white: bool = False) -> Promising:
         """`x` [B, C, h, w] after gradient ascent on the critic's lower bound, at the norm that it had: the best by that
         bound of all iterates, `x` itself among them.
 
         ReNO's ascent (Nesterov, gradients clipped for each picture) without decoder and reward. It costs a denoiser
         call with a backward pass for each iteration, and one call more.
+
+        Args:
+            white: bring each gradient onto white noise before it is followed, and `x` after it (`whiten`): it leads up
+                more slowly and not away from noise.
 
         Raises:
             ValueError: `iterations` is below 0.
@@ -95,22 +101,13 @@ class Critic:
                 better = bound > most
                 best = torch.where(_rows(better, x), at, best)
                 most, after = torch.where(better, bound, most), torch.where(better, expected, after)
+                ascent = ascent if not white else whiten(ascent) * (_norms(ascent) / math.sqrt(ascent[0].numel()))
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
+                at = whiten(at) if white else at
                 at = at * (norm / _norms(at).clamp_min(1e-12))
         return Promising(best, before, after)
-
-
-def another(x0: Tensor, index: int) -> Tensor:
-    """Unit noise of `x0`'s shape that follows from each row of it and `index` alone: the same on every machine, and
-    for a row whatever batch it is in."""
-    rows = []
-    for row in x0.detach().cpu().float():
-        digest = hashlib.sha256(row.contiguous().numpy().tobytes() + str(index).encode()).digest()
-        random = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        rows.append(torch.randn(row.shape, generator=random))
-    return torch.stack(rows).to(x0)
 
 
 def _norms(x: Tensor) -> Tensor:

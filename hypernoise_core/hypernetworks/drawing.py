@@ -35,6 +35,8 @@ class Modulation:
     """Noises for each picture, of which the critic chooses the one that is moved. A denoiser call each, beyond one."""
     refine: int = 0
     """Steps of gradient ascent on the critic, after the noise was moved. A denoiser call and its backward pass each."""
+    refine_white: bool = False
+    """Bring each of these gradients, and the noise after each step, onto white noise."""
 
     @property
     def asks_critic(self) -> bool:
@@ -92,7 +94,7 @@ def draw(
             x0 = critic_of(adapter).choose(x0, conditioning, how.candidates).noise
         start = adapter.modulate(x0, conditioning, how.strength, how.iterations)
         if how.refine:
-            start = critic_of(adapter).refine(start, conditioning, how.refine).noise
+            start = critic_of(adapter).refine(start, conditioning, how.refine, white=how.refine_white).noise
     between = added_noise(how.between_steps, x0, start)
     return start, generator.generate(start, conditioning, steps, seed, _denoiser(adapter), between)
 

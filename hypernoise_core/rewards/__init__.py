@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..batch import TensorBatch
 from ..embedded import REWARD_FOLDER
 from ..settings import SettingError, about
-from . import imagereward
+from . import hpsv3, imagereward
 from .aesthetic import find_aesthetic, load_aesthetic
 from .base import Reward
 from .checkpoints import find_file, find_folder
@@ -25,16 +26,21 @@ from .normalization import Normalization, NormalizationKind
 from .package import PACKAGES
 from .redness import Redness
 from .text import LongPrompts
+from .vision_language import MODEL
+from .vqa import QUESTION, load_vqa
+from .vqa_questions import load_vqa_questions
 
 __all__ = [
     "PAPER_WEIGHTS",
     "REWARDS",
+    "VISION_LANGUAGE",
     "LoadOptions",
     "Normalization",
     "Reward",
     "RewardEnsemble",
     "check_rewards",
     "check_weights",
+    "explain_images",
     "load_reward",
     "parse_rewards",
     "score_images",
@@ -52,10 +58,19 @@ class LoadOptions:
     """dtype of the encoders' weights. Scores and their sums are float32 in any case."""
     long_prompts: LongPrompts = "report"
     """What happens to prompts beyond an encoder's window (77 tokens; 35 for ImageReward): `report` cuts them with a
-    warning, `chunk` scores them in pieces."""
+    warning, `chunk` scores them in pieces. hpsv3, vqa and vqa-questions read thousands of tokens and cut with a warning
+    in any case."""
     backend: Literal["native", "package"] = "native"
     """`package` runs the published package's own code (hpsv2, imagereward), in the environment that `make
     reward-packages` builds."""
+    judge: str | Path = MODEL
+    """The vision-language model that vqa and vqa-questions ask: a Hugging Face id, which is first looked for by its
+    last part in `weights`, or a folder. Any model for transformers' AutoModelForImageTextToText."""
+    question: str = QUESTION
+    """What vqa asks, with {prompt} in the prompt's place. The score is log p of the answer Yes."""
+    questions: str | Path | None = None
+    """A .jsonl file that keeps the questions of vqa-questions, so that you can read and mend them. None writes them
+    anew in every run."""
 
 
 def _embedded(options: LoadOptions) -> Reward:
@@ -77,12 +92,23 @@ def _clip(options: LoadOptions) -> Reward:
     return ClipReward(load_clip("clip", options.weights, CLIP_H, options.dtype), long_prompts=options.long_prompts)
 
 
+def _vqa(options: LoadOptions) -> Reward:
+    return load_vqa(options.weights, options.judge, options.dtype, options.question)
+
+
+def _vqa_questions(options: LoadOptions) -> Reward:
+    return load_vqa_questions(options.weights, options.judge, options.dtype, options.questions)
+
+
 REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
     "hpsv2": _hpsv2,
     "imagereward": lambda o: imagereward.load_imagereward(o.weights, o.dtype, o.long_prompts),
     "pickscore": _pickscore,
     "clip": _clip,
     "aesthetic": lambda o: load_aesthetic(o.weights, o.dtype),
+    "hpsv3": lambda o: hpsv3.load_hpsv3(o.weights, o.dtype),
+    "vqa": _vqa,
+    "vqa-questions": _vqa_questions,
     "redness": lambda o: Redness(),
     "diversity": lambda o: Diversity(),
     "embedded": _embedded,
@@ -95,8 +121,14 @@ _PLACES: dict[str, Callable[[str | Path], object]] = {
     "pickscore": lambda weights: find_folder("pickscore", weights, PICKSCORE),
     "clip": lambda weights: find_folder("clip", weights, CLIP_H),
     "aesthetic": find_aesthetic,
+    "hpsv3": lambda weights: find_file("hpsv3", weights, hpsv3.HUB, hpsv3.FILE),
+    "vqa": lambda weights: find_folder("vqa", weights, MODEL),
+    "vqa-questions": lambda weights: find_folder("vqa-questions", weights, MODEL),
 }
 """Where a released reward's weights are searched for."""
+
+VISION_LANGUAGE = ("hpsv3", "vqa", "vqa-questions")
+"""Rewards of billions of parameters, which their authors run in bfloat16."""
 
 
 def check_weights(name: str, weights: str | Path) -> None:
@@ -231,14 +263,29 @@ def score_images(
     Raises:
         ValueError: values outside an image's range, or a different number of prompts and images.
     """
-    pictures = from_channels_last(images).to(device)
-    prompts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
-    if len(prompts) != len(pictures):
-        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} images: give one for all, or one for each")
-    text = reward.encode_text(prompts)
+    pictures, text = _prepared(reward, images, prompts, device)
     if isinstance(reward, RewardEnsemble):
         total, scores = reward.judge(pictures, text)
         scores = scores | reward.scores(pictures, text, reward.held_out) | {reward.name: total}
     else:
         scores = {reward.name: reward.score(pictures, text)}
     return {name: own.float().cpu() for name, own in scores.items()}
+
+
+@torch.no_grad()
+def explain_images(
+    reward: Reward, images: Tensor, prompts: str | Sequence[str], device: torch.device | str = "cpu"
+) -> list[dict[str, float]]:
+    """For each image, what its score is made of (`Reward.explain`). Arguments and errors are those of
+    `score_images`."""
+    return reward.explain(*_prepared(reward, images, prompts, device))
+
+
+def _prepared(
+    reward: Reward, images: Tensor, prompts: str | Sequence[str], device: torch.device | str
+) -> tuple[Tensor, TensorBatch]:
+    pictures = from_channels_last(images).to(device)
+    prompts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if len(prompts) != len(pictures):
+        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} images: give one for all, or one for each")
+    return pictures, reward.encode_text(prompts)

@@ -34,6 +34,11 @@ class Reward(ABC):
         """Scores [B], float32, higher is better, of `images` [B, 3, H, W] in [0, 1]; differentiable in them where
         `differentiable` says so. One that is not finite means that the reward could not judge that image."""
 
+    def explain(self, images: Tensor, text: TensorBatch) -> list[dict[str, float]]:
+        """For each of `images` [B, 3, H, W] in [0, 1], what its score is made of, by name: one that asks questions
+        tells each answer. Empty for a score that is one number."""
+        return [{} for _ in images]
+
     def to(self, device: torch.device | str) -> "Reward":
         """Move the weights, if there are any."""
         return self

@@ -80,8 +80,8 @@ def load_model(
     with torch.device("meta"):
         expected = model_class(config, **options).state_dict()
     check_keys(weights, expected, path)
-    model = model_class.from_pretrained(None, config=config, state_dict=weights, **options)
-    return model.to(dtype).eval().requires_grad_(False)
+    model = model_class.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
+    return model.eval().requires_grad_(False)
 
 
 def check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -115,6 +115,16 @@ class RewardEnsemble(Reward):
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
         return self.judge(images, text)[0]
 
+    @torch.no_grad()
+    def explain(self, images: Tensor, text: TensorBatch) -> list[dict[str, float]]:
+        """What each reward says of its score; those that are held out too."""
+        told: list[dict[str, float]] = [{} for _ in images]
+        for name, reward in self._all().items():
+            with self._present(reward), placed(reward):
+                for own, more in zip(told, reward.explain(images, _part(text, name)), strict=True):
+                    own |= more
+        return told
+
     def fault(self, images: Tensor, text: TensorBatch) -> str | None:
         """A sentence that names the reward whose scores or gradients are not finite, or None."""
         for name, reward in self.rewards.items():

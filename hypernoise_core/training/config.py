@@ -77,6 +77,8 @@ class TrainingConfig:
     """`sum` is the paper's KL in nats. `mean` is the reference implementation's, weaker by the size of the latent."""
     reward_grad_clip: float | None = None
     """Largest norm of a sample's gradient of r / α at the modulated noise, in nats per unit of noise."""
+    white_gradient: bool = False
+    """Bring the reward's gradient at the modulated noise onto white noise (`white_noise.whiten`), at its own norm."""
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.0

@@ -122,7 +122,7 @@ class Trainer:
             assert isinstance(self.teacher, CriticTeacher)
             self.teacher.warm_up = max(config.critic_warm_up, len(self.scored))
         self._share = 1 / (config.batch_size * config.accumulation_steps)
-        self._clip = PerSampleClip(config.reward_grad_clip, self._share)
+        self._clip = PerSampleClip(config.reward_grad_clip, self._share, config.white_gradient)
         texts = self.prompts.texts
         self._conditioning = EncodedPrompts(generator.encode, texts, generator.device, cache)
         self._text = EncodedPrompts(reward.encode_text, texts, generator.device, cache)

@@ -31,7 +31,9 @@ def add_batch(
     """Add the gradients of a batch, in micro-batches, to what is fitted."""
     for part in parts:
         start = part.x0.detach().requires_grad_()
-        value = teacher.judge(PerSampleClip(config.reward_grad_clip).attach(start), part).value
+        value = teacher.judge(
+            PerSampleClip(config.reward_grad_clip, white=config.white_gradient).attach(start), part
+        ).value
         (ascent,) = torch.autograd.grad(value.sum() / config.temperature, start)
         if ascent.isfinite().all():  # the first training step will name the reward at fault
             regression.add(part.x0, part.conditioning, ascent)

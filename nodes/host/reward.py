@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from hypernoise_core.rewards import RewardEnsemble, score_images
+from hypernoise_core.rewards import RewardEnsemble, explain_images, score_images
 
 RewardType = io.Custom("REWARD")
 
@@ -29,6 +29,18 @@ class LoadedReward:
             scores = score_images(self.ensemble, images, prompt, self.device)
             scores["total"] = scores.pop(self.ensemble.name)
             return scores
+
+    def explain(self, images: Tensor, prompt: str) -> str:
+        """What each image of IMAGE [B, H, W, C] was asked and how sure the answer yes is, the least sure first; nothing
+        for rewards that ask nothing."""
+        with self.present():
+            told = explain_images(self.ensemble, images, prompt, self.device)
+        lines = [
+            f"{i}  {answer:.2f}  {question}"
+            for i, answers in enumerate(told, 1)
+            for question, answer in sorted(answers.items(), key=lambda pair: pair[1])
+        ]
+        return "\n".join(lines)
 
     @contextmanager
     def present(self, pictures: torch.device | None = None) -> Iterator[None]:

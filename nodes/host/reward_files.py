@@ -7,13 +7,15 @@ from pathlib import Path
 import folder_paths
 import torch
 
-from hypernoise_core.rewards import REWARDS, Reward, load_reward
+from hypernoise_core.rewards import REWARDS, VISION_LANGUAGE, Reward, load_reward
 from hypernoise_core.settings import about, naming
 
 from . import folders
 
 IN_FOLDER = "models/hypernoise_rewards"
 FROM_HUB = "Hugging Face cache"
+QUESTIONS = "vqa.questions.jsonl"
+"""In that folder: the questions of vqa-questions, to read and to mend."""
 
 
 def reward_names() -> list[str]:
@@ -25,7 +27,7 @@ def reward_names() -> list[str]:
 
 
 def weight_names() -> list[str]:
-    return [IN_FOLDER, FROM_HUB, *(entry.name for entry in _entries() if entry.suffix != ".py")]
+    return [IN_FOLDER, FROM_HUB, *(entry.name for entry in _entries() if entry.suffix not in (".py", ".jsonl"))]
 
 
 def weights_path(reward: str, weights: str) -> str | None:
@@ -67,9 +69,10 @@ def load(name: str, weights: str | None) -> Reward:
     """
     roots = folder_paths.get_folder_paths(folders.REWARDS)
     sys.path[:0] = roots
+    large = {"dtype": torch.bfloat16, "questions": Path(roots[0]) / QUESTIONS} if name in VISION_LANGUAGE else {}
     try:
         with torch.inference_mode(False), naming(_called), about("reward"):
-            return load_reward(name, weights)
+            return load_reward(name, weights, **large)
     finally:
         for root in roots:
             sys.path.remove(root)

@@ -1,9 +1,12 @@
 """Load Reward, Reward Score, Keep Best, Compare and Save in the real ComfyUI."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_vlms import save_vlm
 
 from host.graphs import Graph, custom_sampling, output
 from host.server import ComfyError, saved
@@ -68,6 +71,24 @@ def test_a_reward_of_ones_own_is_a_file_in_the_folder(comfy):
     with pytest.raises(ComfyError, match="there is no reward os:Greenness") as refused:
         comfy.run(g.nodes)
     assert refused.value.status == 400
+
+
+def test_a_vision_language_model_tells_what_an_image_lacks(comfy):
+    folder = comfy.folder / "models" / "hypernoise_rewards"
+    save_vlm("Qwen2-VL", folder / "tiny-judge")
+    questions = {"prompt": "a red square", "questions": ["Is it red?", "Is there a square?"]}
+    (folder / "vqa.questions.jsonl").write_text(json.dumps(questions) + "\n")
+    g = Graph()
+    image = g.EmptyImage(width=64, height=64, batch_size=1, color=0xFF0000)
+    settings = {"weights": "tiny-judge", "weight": 1.0, "device": "cpu"}
+    asked = g.HyperNoiseLoadReward(reward="vqa", **settings)
+    both = g.HyperNoiseLoadReward(reward="vqa-questions", add_to=asked, **settings)
+    scored = g.HyperNoiseRewardScore(image=image, prompt="a red square", reward=both)
+    report = comfy.run(g.nodes)[scored[0]]["text"][0]
+    assert report.splitlines()[0].split() == ["vqa", "vqa-questions", "total"]
+    answers = [line.split(maxsplit=2) for line in report.splitlines()[-2:]]
+    assert sorted(question for _, _, question in answers) == sorted(questions["questions"])
+    assert float(answers[0][1]) <= float(answers[1][1])
 
 
 @pytest.mark.parametrize(

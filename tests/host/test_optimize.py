@@ -8,7 +8,7 @@ from host.graphs import Graph, custom_sampling, output
 from host.server import ComfyError, saved
 from hypernoise_core import LoraHypernetwork, load_generator, load_reward
 from hypernoise_core.embedded import HYPERNOISE_FILE
-from hypernoise_core.search import reno
+from hypernoise_core.search import reno, search_path
 
 PROMPT = "a photo of two crosses"
 
@@ -65,6 +65,29 @@ def test_the_search_is_the_cores_from_any_noise_and_the_sampler_draws_what_it_fo
     assert lines[0] == ["before", "after"]
     assert all(float(after) > float(before) for _, before, after in lines[1:])
     assert float(lines[2][2]) == pytest.approx(searches[0].scores.item(), abs=0.01)
+
+
+def test_searches_by_name_are_the_cores(comfy):
+    """Along white noise; and by trying, which draws no more than it tries."""
+    g = Graph()
+    model, clip, vae, _, latent = embedded(g, batch=1)
+    noise = g.RandomNoise(noise_seed=7)
+    searches = ("reno-white", "zero-order", "random")
+    found = [optimized(g, noise, model, clip, vae, latent, search=name, end_early=False) for name in searches]
+    for node in found:
+        g.ProbeSave(image=output(node, 1))
+    pictures = [image for image, _ in saved(comfy, comfy.run(g.nodes))]
+    generator, reward = load_generator("embedded"), load_reward("embedded")
+    arguments = (
+        generator,
+        reward,
+        generator.noise(1, seed=7),
+        generator.encode([PROMPT]),
+        reward.encode_text([PROMPT]),
+    )
+    for name, picture in zip(searches, pictures, strict=True):
+        *_, best = search_path(name, *arguments, 2, limits=None)
+        assert (picture - best.images.movedim(1, -1)).abs().max() < 0.02, name
 
 
 @pytest.mark.parametrize(

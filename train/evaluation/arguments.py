@@ -69,6 +69,9 @@ class EvaluateArguments(ModelArguments, RewardArguments):
     refine: int = 0
     """Steps of gradient ascent on the head's critic, after the noise was moved. Each costs a denoiser call and a
     backward pass, but no decoder and no reward. 3 to 5 suit."""
+    refine_white: bool = False
+    """Bring each gradient of --refine, and the noise after each step, onto white noise: it climbs more slowly, and
+    stays noise over more steps."""
     save_dir: str | None = None
     """Output folder. embedded: for evaluation.json; without it nothing is written. Others: for images, scores,
     report.md and report.json; default outputs/evaluate-<benchmark>."""
@@ -163,6 +166,7 @@ class EvaluateArguments(ModelArguments, RewardArguments):
             free_reading=self.free_reading,
             candidates=self.candidates,
             refine=self.refine,
+            refine_white=self.refine_white,
         )
 
     @property
