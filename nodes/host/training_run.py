@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hypernoise_core.settings import Message
 from hypernoise_core.training import (
     Checkpoint,
     Checkpoints,
+    DivergedError,
     Event,
     Notice,
     StepDone,
@@ -31,6 +33,7 @@ from hypernoise_core.training import (
     load_trainer_state,
     trainer_state,
 )
+from hypernoise_core.training.checkpoint import ADAPTER_NAME
 
 from .differentiation import each_with_mutations
 from .folders import ADAPTERS, told
@@ -122,7 +125,11 @@ class TrainingRun:
         self._preview = _Preview(trainer, generator, prompts)
 
     def train(self) -> None:
-        """Train to the end. An interrupt or any other exception is raised again after everything is saved."""
+        """Train to the end. An interrupt or any other exception is raised again after everything is saved.
+
+        Raises:
+            DivergedError: the weights are of no use any more. They are not saved; the adapter is the last checkpoint's.
+        """
         started, first = time.monotonic(), self.trainer.step
         try:
             self._show(first, "base", self._preview.picture(None))
@@ -130,11 +137,15 @@ class TrainingRun:
                 self._take(event)
                 seconds = (time.monotonic() - started) / max(1, self.trainer.step - first)
                 self._tell(event, seconds * (self.trainer.config.max_steps - self.trainer.step))
+            self._save()
             self.picture = self._preview.picture(self._now())
+        except DivergedError as error:
+            words = Message("{}; {}", error.args[0], self._go_back())
+            self._show(self.trainer.step, words.called(called), None)
+            raise DivergedError(words) from error
         except BaseException:
             self._stop()
             raise
-        self._save()
 
     def _events(self) -> Iterator[Event]:
         """The trainer's events, with a check for Cancel before each."""
@@ -167,7 +178,9 @@ class TrainingRun:
         """The step, and means over the last steps."""
         last = {name: np.mean(values[-10:]) for name, values in self.curves.items() if values}
         told = [f"{title} {last[name]:.4g}" for name, title in SUMMARY.items() if name in last]
-        return f"step {self.trainer.step} of {self.trainer.config.max_steps}: {', '.join(told) or 'nothing yet'}"
+        done, steps = self.trainer.step, self.trainer.config.max_steps
+        where = f"step {done} of {steps}" if done <= steps else f"nothing is left to do, step {done} is done"
+        return f"{where}: {', '.join(told) or 'nothing yet'}"
 
     def report(self) -> str:
         """The outcome, the rewards of the previews, and the notes."""
@@ -193,6 +206,8 @@ class TrainingRun:
     def _save(self) -> None:
         """Write the checkpoint first, then the adapter, so that the checkpoint is never older than the adapter."""
         if self._position() != self._saved and any(self._position()):
+            if fault := self.trainer.fault():
+                raise DivergedError(fault)
             state = trainer_state(self.trainer)
             state.values["curves"] = self.curves
             self._checkpoints.save(state, self.trainer.save)
@@ -205,6 +220,8 @@ class TrainingRun:
         cancel."""
         try:
             self._save()
+        except DivergedError as error:
+            kept = Message("{}; {}", error.args[0], self._go_back()).called(called)
         except Exception:
             logging.exception("HyperNoise: the training could not be saved")
             kept = "it could not be saved: see ComfyUI's log"
@@ -213,6 +230,15 @@ class TrainingRun:
         words = f"stopped at {self.summary()}\n{kept}"
         logging.info("HyperNoise: %s", words)
         self._show(self.trainer.step, words, None)
+
+    def _go_back(self) -> str:
+        """Make the last checkpoint's adapter the run's; what is left, in words."""
+        if (last := self._checkpoints.newest()) is None or not last.step:
+            self.place.adapter.unlink(missing_ok=True)
+            return "no checkpoint was saved before that: start again"
+        with replacing(self.place.adapter) as temporary:
+            shutil.copyfile(last.path / ADAPTER_NAME, temporary)
+        return f"{told(self.place.adapter)} is from step {last.step}, before that: set resume to go on from it"
 
     def _kept(self) -> str:
         """What is left of a run that was stopped."""

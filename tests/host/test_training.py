@@ -114,6 +114,13 @@ def test_the_reward_rises_and_the_adapter_is_usable_at_once_and_the_base_stays_b
     assert torch.equal(before, base_picture(comfy))
 
 
+def test_a_learning_rate_that_explodes_ends_in_words_and_leaves_no_file(comfy):
+    words = r"lower lr from 1, such as to 0.333.*; no checkpoint was saved before that: start again"
+    with pytest.raises(ComfyError, match=words):
+        run_training(comfy, "wild", steps=50, lr=1.0, temperature=1e-4)
+    assert not adapter(comfy, "wild_00001_").exists()
+
+
 def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     before = base_picture(comfy)
     start_and_cancel(comfy, "cut")
@@ -134,6 +141,8 @@ def test_cancel_cancels_and_keeps_what_was_trained_and_resume_goes_on(comfy):
     curve = curves(comfy, "cut_00001_")["loss"]
     assert (curve[: len(cut)], len(curve)) == (cut, steps)
     assert int(read_adapter(adapter(comfy, "cut_00001_"))[1].training["steps_trained"]) == steps
+    shown = run_training(comfy, "cut", resume=True, steps=steps - 1, lr=5e-4)["text"][0]
+    assert f"nothing is left to do, step {steps} is done" in shown
     with pytest.raises(ComfyError, match="rank is 8, the checkpoint has 16") as refused:
         run_training(comfy, "cut", resume=True, steps=steps + 1, rank=8)
     assert refused.value.node_type == "HyperNoiseTrain"
