@@ -30,6 +30,7 @@ from hypernoise_core.embedded.benchmark import Result, cases, paired_interval
 from hypernoise_core.embedded.detector import Detection
 from hypernoise_core.embedded.prompts import prompts
 from hypernoise_core.embedded.scenes import Thing
+from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from train.cli import run_command
 from train.config import TrainArguments
 
@@ -45,7 +46,9 @@ def toys(tmp_path_factory):
     """The toy world in place of the embedded one."""
     shipped = {name: tmp_path_factory.mktemp("shipped") / "own.safetensors" for name in (SHIPPED, SHIPPED_HEAD)}
     LoraHypernetwork(ToyGenerator(), rank=2, alpha=2).save(shipped[SHIPPED])
-    HeadHypernetwork.new(ToyGenerator(), width=16, depth=1).save(shipped[SHIPPED_HEAD])
+    head = HeadHypernetwork.new(ToyGenerator(), width=16, depth=1)
+    critic = CriticNetwork(head.info.shape)
+    HeadHypernetwork(ToyGenerator(), head.network, head.info, critic).save(shipped[SHIPPED_HEAD])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world, "load_generator", lambda name: ToyGenerator())
         load_reward = world.load_reward

@@ -114,7 +114,8 @@ TrainingConfig(*, train_type: Literal['noise', 'finetune'] = 'noise', hypernetwo
     critic_depth: int = 2, critic_lr: float = 0.001, critic_steps: int = 2, critic_warm_up: int = 4096, replay: int
     = 8192, replay_gib: float = 4.0, score_share: float = 1.0, start_from: str | None = None, distill: str | None =
     None, distill_steps: int = 0, rank: int = 128, alpha: float = 256.0, last_layer: str | None = None, temperature:
-    float = 1.0, kl_reduction: Literal['sum', 'mean'] = 'sum', reward_grad_clip: float | None = None, optimizer:
+    float = 1.0, kl_reduction: Literal['sum', 'mean'] = 'sum', reward_grad_clip: float | None = None, white_gradient:
+    bool = False, optimizer:
     Literal['sgd', 'adam', 'adamw', 'adamw8bit'] = 'adamw', lr: float = 0.001, weight_decay: float = 0.0, momentum:
     float = 0.9, beta2: float = 0.999, grad_clip: float = 1.0, batch_size: int = 32, accumulation_steps: int = 1,
     micro_batch_size: int | None = None, max_steps: int = 1000, warmup_steps: int = 10, decay_fraction: float = 0.0,

@@ -13,7 +13,7 @@ from tiny_vlms import KINDS, save_hpsv3, save_vlm
 from transformers import AutoModelForImageTextToText
 
 from hypernoise_core import RewardEnsemble, load_hypernetwork, load_reward
-from hypernoise_core.rewards import LoadOptions, explain_images, parse_rewards, score_images
+from hypernoise_core.rewards import LoadOptions, check_rewards, explain_images, parse_rewards, score_images
 from hypernoise_core.rewards.hpsv3 import INSTRUCTION, PIXELS
 from hypernoise_core.rewards.vision_language import VisionLanguageModel, load_processor
 from hypernoise_core.rewards.vqa_questions import VqaQuestions, parse_questions, read_questions
@@ -222,6 +222,9 @@ def test_bfloat16_offload_and_chunk_are_the_ensembles(folders, pictures):
 
 def test_rewards_that_ask_one_model_share_it(folders):
     root = folders["Qwen2-VL"].parent  # by the last part of a hub id, in the folder of weights
+    check_rewards("vqa", LoadOptions(weights=root, judge="Qwen/Qwen2-VL"))
+    with pytest.raises(ValueError, match=r"'vqa' is not in .*download all of huggingface.co/Qwen/Qwen3-VL-4B-Instruct"):
+        check_rewards("vqa", LoadOptions(weights=root))
     one = load_reward("vqa", root, judge="Qwen/Qwen2-VL")
     assert one.judge is load_reward("vqa-questions", judge=folders["Qwen2-VL"]).judge
 

@@ -373,6 +373,7 @@ def search_specs(sizes: Sizes, rewriter: str) -> dict[str, Spec]:
         **{name: Spec(best_of=n) for name, n in (BEST_OF | BEST_OF_50).items()},
         **{name: Spec(best_of=n, adapter=f) for name, n in BEST_OF_MODULATED.items()},
         **{name: Spec(reno=n) for name, n in RENO.items()},
+        **{name: Spec(reno=sizes.few(n), limited=True) for name, n in RENO_LIMITED.items()},
         **{name: Spec(reno=sizes.few(n), search="reno-white") for name, n in RENO_WHITE.items()},
         **{name: Spec(reno=sizes.few(n), search="zero-order") for name, n in ZERO_ORDER.items()},
         **{name: Spec(reno=n, adapter=f) for name, n in RENO_MODULATED.items()},

@@ -26,9 +26,9 @@ from .normalization import Normalization, NormalizationKind
 from .package import PACKAGES
 from .redness import Redness
 from .text import LongPrompts
-from .vision_language import MODEL
-from .vqa import QUESTION, load_vqa
-from .vqa_questions import load_vqa_questions
+from .vision_language import MODEL, find_judge
+from .vqa import QUESTION, Vqa, load_vqa
+from .vqa_questions import VqaQuestions, load_vqa_questions
 
 __all__ = [
     "PAPER_WEIGHTS",
@@ -122,8 +122,6 @@ _PLACES: dict[str, Callable[[str | Path], object]] = {
     "clip": lambda weights: find_folder("clip", weights, CLIP_H),
     "aesthetic": find_aesthetic,
     "hpsv3": lambda weights: find_file("hpsv3", weights, hpsv3.HUB, hpsv3.FILE),
-    "vqa": lambda weights: find_folder("vqa", weights, MODEL),
-    "vqa-questions": lambda weights: find_folder("vqa-questions", weights, MODEL),
 }
 """Where a released reward's weights are searched for."""
 
@@ -131,15 +129,20 @@ VISION_LANGUAGE = ("hpsv3", "vqa", "vqa-questions")
 """Rewards of billions of parameters, which their authors run in bfloat16."""
 
 
-def check_weights(name: str, weights: str | Path) -> None:
+def check_weights(name: str, weights: str | Path, judge: str | Path = MODEL) -> None:
     """Check that a reward's weights are in a local file or folder, without reading them. Rewards without weights always
     pass.
+
+    Args:
+        judge: as in `LoadOptions`.
 
     Raises:
         ValueError: they are not there; the message says what to download.
     """
     if name in _PLACES:
         _PLACES[name](weights)
+    if name in (Vqa.name, VqaQuestions.name):
+        find_judge(name, weights, judge)
 
 
 def check_rewards(names: str, options: LoadOptions | None = None) -> None:
@@ -153,7 +156,7 @@ def check_rewards(names: str, options: LoadOptions | None = None) -> None:
         if name not in REWARDS:
             load_reward(name)
         elif options.weights:
-            check_weights(name, options.weights)
+            check_weights(name, options.weights, options.judge)
 
 
 def load_reward(name: str, weights: str | Path | None = None, **options) -> Reward:

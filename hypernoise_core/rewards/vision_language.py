@@ -91,7 +91,7 @@ def load_vision_language(
     Raises:
         ValueError: it is missing or of another kind.
     """
-    source = find_folder(name, model if model and Path(model).is_dir() else weights, str(model or MODEL))
+    source = find_judge(name, weights, model)
     key = (source, dtype)
     if (found := _loaded.get(key)) is None:
         processor = load_processor(name, [source], f"download all of the model at {source} again")
@@ -106,6 +106,15 @@ def load_vision_language(
             raise ValueError(f"reward {name!r}: the weights at {source} are not those of a whole model")
         found = _loaded[key] = VisionLanguageModel(weighed, processor)
     return found
+
+
+def find_judge(name: str, weights: str | Path | None, model: str | Path | None) -> str:
+    """The model's folder or Hugging Face id. Arguments are those of `load_vision_language`.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    return find_folder(name, model if model and Path(model).is_dir() else weights, str(model or MODEL))
 
 
 def load_processor(name: str, sources: Sequence[str | Path], hint: str) -> ProcessorMixin:
