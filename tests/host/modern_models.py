@@ -83,9 +83,11 @@ class Modern:
     """Shape of a token."""
     masks: bool = True
     """The core keeps a mask with the text."""
+    size: tuple[int, int] = (96, 80)
+    """Width and height, in pixels: no square, and an odd number of tokens along one side."""
 
 
-FAMILIES_BOTH = {
+MODERN = {
     "z-image": Modern(
         z_image,
         "ZImage",
@@ -110,7 +112,12 @@ FAMILIES_BOTH = {
         tokens=512,  # ComfyUI fills shorter texts up to so many
         masks=False,
     ),
-    "qwen-image": Modern(qwen_image, "QwenImage", dict(num_attention_heads=1, joint_attention_dim=64)),
+    "qwen-image": Modern(
+        qwen_image,
+        "QwenImage",
+        dict(num_attention_heads=1, joint_attention_dim=64),
+        size=(96, 64),  # ComfyUI counts positions otherwise where a side is an odd number of tokens: docs/models.md
+    ),
     "krea2": Modern(
         krea2,
         "Krea2",
@@ -144,7 +151,7 @@ FAMILIES_BOTH = {
 
 def modern_generator(name: str, path):
     """A core generator of a family, and its transformer in `path` under ComfyUI's names."""
-    family = FAMILIES_BOTH[name]
+    family = MODERN[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         transformer = family.transformer()
@@ -162,7 +169,7 @@ def modern_generator(name: str, path):
 
 def modern_text(name: str, count: int, seed: int = 0) -> TensorBatch:
     """The random numbers of `ProbeConditioning`."""
-    family, random = FAMILIES_BOTH[name], torch.Generator().manual_seed(seed)
+    family, random = MODERN[name], torch.Generator().manual_seed(seed)
     embeds = torch.randn(1, family.tokens, math.prod(family.text), generator=random)
     text = {"embeds": embeds.view(1, family.tokens, *family.text)}
     pooled = torch.randn(1, POOLED, generator=random)
@@ -175,7 +182,7 @@ def modern_text(name: str, count: int, seed: int = 0) -> TensorBatch:
 
 def comfy_model(g, name: str, file: str):
     """(MODEL, CONDITIONING) of a family in a graph; the outputs after MODEL are CLIP and VAE."""
-    family = FAMILIES_BOTH[name]
+    family = MODERN[name]
     size = dict(width=math.prod(family.text), pooled=POOLED)
     model = g.ProbeWeights(file=file, config=family.config, settings=json.dumps(family.settings), **size)
     return model, g.ProbeConditioning(**size, seed=0, tokens=family.tokens)

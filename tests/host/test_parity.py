@@ -7,12 +7,13 @@ from conftest import randomized
 
 from host.family_table import SETTINGS
 from host.graphs import Graph, custom_sampling, output
-from host.modern_models import FAMILIES_BOTH, comfy_model, modern_generator, modern_text
+from host.modern_models import MODERN, comfy_model, modern_generator, modern_text
 from host.server import saved
 from host.test_heads import random_head
 from hypernoise_core import LoraHypernetwork, load_hypernetwork
 
-WIDTH, HEIGHT = 96, 64
+SHORT = SETTINGS | dict(steps=2, batch_size=1, iterations=1, teacher="gradient")
+"""What is trained is tested elsewhere."""
 
 
 class Case:
@@ -23,10 +24,11 @@ class Case:
         self.file = f"both-{name}.safetensors"
         self.generator = modern_generator(name, self.models / "diffusion_models" / self.file)
 
-    def loaded(self, g, batch=2):
+    def loaded(self, g):
         """(model, conditioning, empty latent)"""
         model, conditioning = comfy_model(g, self.name, self.file)
-        latent = g.EmptyLatentImage(width=WIDTH, height=HEIGHT, batch_size=batch)
+        width, height = MODERN[self.name].size
+        latent = g.EmptyLatentImage(width=width, height=height, batch_size=2)
         return model, conditioning, g.ProbeEmptyLatent(model=model, latent=latent)
 
     def moved(self, hypernoise):
@@ -63,7 +65,7 @@ class Case:
         )
         g.HyperNoiseTrain(
             model=model, clip=output(model, 1), vae=output(model, 2), reward=reward, width=64, height=64,
-            name=f"both-{kind}-{self.name}", hypernetwork=kind, **SETTINGS,
+            name=f"both-{kind}-{self.name}", hypernetwork=kind, **SHORT,
         )  # fmt: skip
         self.server.run(g.nodes)
         return f"both-{kind}-{self.name}_00001_.safetensors"
@@ -73,7 +75,7 @@ def _still(latents):
     return latents[:, :, 0] if latents.dim() == 5 else latents
 
 
-@pytest.fixture(scope="module", params=FAMILIES_BOTH)
+@pytest.fixture(scope="module", params=MODERN)
 def case(request, comfy):
     return Case(comfy, request.param)
 
