@@ -14,6 +14,11 @@ FAMILIES = {
     "SDXL": "sdxl-turbo",
     "Flux": "flux",
     "FluxSchnell": "flux",
+    "Flux2": "flux2-klein",
+    "ZImage": "z-image",
+    "QwenImage": "qwen-image",
+    "Krea2": "krea2",
+    "SD3": "sd3",
 }
 """The core's names of the architectures that ComfyUI calls so; others go by ComfyUI's."""
 

@@ -1,5 +1,5 @@
 """SD 2.x, SDXL and FLUX-schnell at toy size, as diffusers pipelines here and as files that ComfyUI takes: its own
-loaders, but for SDXL, which they know by its full depth alone (`ProbeSdxl`)."""
+loaders, but for SDXL, which they know by its full depth alone (`ProbeWeights`)."""
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel

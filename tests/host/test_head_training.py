@@ -30,7 +30,7 @@ class HostModel:
     def loaded(self, g: Graph):
         """(model, clip, vae)"""
         if self.name == "sdxl":
-            model = g.ProbeSdxl(file=self.file)
+            model = g.ProbeWeights(file=self.file, config="SDXL")
         elif self.name == "z-image":
             model = g.ProbeFamily(family="Z-Image")
         else:
@@ -43,7 +43,7 @@ MODELS = {
     "sd": (tiny_sd, 1024, 4, "sd-turbo"),
     "sdxl": (tiny_sdxl, 64, 4, "sdxl-turbo"),
     "flux": (tiny_flux, 64, 16, "flux"),
-    "z-image": (None, 64, 16, "zimage"),
+    "z-image": (None, 64, 16, "z-image"),
     "fp8": (tiny_flux, 64, 16, "flux", "fp8_e4m3fn"),
 }
 

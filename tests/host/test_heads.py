@@ -27,7 +27,7 @@ class Case:
     def loaded(self, g, batch=1):
         """(model, conditioning, latent)"""
         if self.name == "sdxl":
-            model = g.ProbeSdxl(file=self.file)
+            model = g.ProbeWeights(file=self.file, config="SDXL")
         else:
             model = g.UNETLoader(unet_name=self.file, weight_dtype="default")
         conditioning = g.ProbeConditioning(width=self.width, pooled=POOLED, seed=0)

@@ -79,14 +79,19 @@ class ProbeConditioning(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="ProbeConditioning",
-            inputs=[io.Int.Input("width"), io.Int.Input("pooled"), io.Int.Input("seed")],
+            inputs=[
+                io.Int.Input("width"),
+                io.Int.Input("pooled"),
+                io.Int.Input("seed"),
+                io.Int.Input("tokens", default=7, optional=True),
+            ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, width, pooled, seed):
+    def execute(cls, width, pooled, seed, tokens=7):
         random = torch.Generator().manual_seed(seed)
-        tokens = torch.randn(1, 7, width, generator=random)
+        tokens = torch.randn(1, tokens, width, generator=random)
         return io.NodeOutput([[tokens, {"pooled_output": torch.randn(1, pooled, generator=random)}]])
 
 
@@ -375,18 +380,46 @@ class ProbeModulated(io.ComfyNode):
         return io.NodeOutput({"samples": moved})
 
 
-class ProbeSdxl(io.ComfyNode):
-    """An SDXL of any depth from a file; ComfyUI's loaders know it by its full depth."""
+class ProbeUnit(io.ComfyNode):
+    """A LATENT on the scale on which the denoiser works."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="ProbeSdxl", inputs=[io.String.Input("file")], outputs=[io.Model.Output()])
+        return io.Schema(
+            node_id="ProbeUnit",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Latent.Output()],
+        )
 
     @classmethod
-    def execute(cls, file):
+    def execute(cls, model, latent):
+        return io.NodeOutput({"samples": model.model.process_latent_in(latent["samples"])})
+
+
+class ProbeWeights(io.ComfyNode):
+    """A MODEL of a class of `comfy.supported_models` from a file, with a CLIP and a VAE of random numbers. ComfyUI's
+    loaders know some classes by their full size alone: `settings` are what they do not find out."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeWeights",
+            inputs=[
+                io.String.Input("file"),
+                io.String.Input("config"),
+                io.String.Input("settings", default="{}", optional=True),
+                io.Int.Input("width", default=64, optional=True),
+                io.Int.Input("pooled", default=32, optional=True),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, file, config, settings="{}", width=64, pooled=32):
         weights = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("diffusion_models", file))
-        config = comfy.model_detection.detect_unet_config(weights, "")
-        return io.NodeOutput(patcher_of(comfy.supported_models.SDXL(config), weights))
+        found = comfy.model_detection.detect_unet_config(weights, "") | json.loads(settings)
+        model = patcher_of(getattr(comfy.supported_models, config)(found), weights)
+        return io.NodeOutput(model, RandomClip(width, pooled), vae_of(model))
 
 
 class ProbeFamily(io.ComfyNode):
@@ -423,7 +456,8 @@ class ProbeExtension(ComfyExtension):
             ProbeShiftedNoise,
             ProbeSlowModel,
             ProbeModulated,
-            ProbeSdxl,
+            ProbeUnit,
+            ProbeWeights,
             ProbeFamily,
             ProbeStamp,
             ProbeClipAndVae,
