@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_vlms import KINDS, save_hpsv3, save_vlm
+from tiny_vlms import KINDS, TOLD, save_hpsv3, save_vlm
 from transformers import AutoModelForImageTextToText
 
 from hypernoise_core import RewardEnsemble, load_hypernetwork, load_reward
 from hypernoise_core.rewards import LoadOptions, check_rewards, explain_images, parse_rewards, score_images
-from hypernoise_core.rewards.hpsv3 import INSTRUCTION, PIXELS
+from hypernoise_core.rewards.hpsv3 import PIXELS
 from hypernoise_core.rewards.vision_language import VisionLanguageModel, load_processor
 from hypernoise_core.rewards.vqa_questions import VqaQuestions, parse_questions, read_questions
 from train import __main__ as train_command
@@ -93,7 +93,7 @@ def test_hpsv3_is_the_head_on_the_state_at_its_token(hpsv3, pictures, tmp_path, 
         size = {"shortest_edge": PIXELS, "longest_edge": PIXELS}
         seen = processor.image_processor(images=[picture], size=size, return_tensors="pt")
         count = int(seen["image_grid_thw"].prod()) // 4
-        text = said(INSTRUCTION.replace("{prompt}", prompt)).replace("<|image_pad|>", "<|image_pad|>" * count)
+        text = said(TOLD.replace("{prompt}", prompt)).replace("<|image_pad|>", "<|image_pad|>" * count)
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         embedded = model.model.language_model.embed_tokens(ids)
         shown = torch.cat(model.model.visual(seen["pixel_values"], seen["image_grid_thw"]).pooler_output.split(count))
@@ -238,6 +238,12 @@ def test_hpsv3_is_found_as_the_other_released_rewards_are(hpsv3, tmp_path):
         load_reward("hpsv3", tmp_path)
     shutil.copy(folder / "HPSv3.safetensors", tmp_path)
     with pytest.raises(ValueError, match="'hpsv3' has no processor: put a folder Qwen2-VL-7B-Instruct"):
+        load_reward("hpsv3", tmp_path)
+    shutil.copytree(folder / "Qwen2-VL-7B-Instruct", tmp_path / "Qwen2-VL-7B-Instruct")
+    with pytest.raises(ValueError, match=r"'hpsv3' has no .*instruction\.txt: write into it what the model is told"):
+        load_reward("hpsv3", tmp_path)
+    (tmp_path / "instruction.txt").write_text("Rate {prompt}")
+    with pytest.raises(ValueError, match=r"instruction\.txt lacks <\|Reward\|>"):
         load_reward("hpsv3", tmp_path)
 
 

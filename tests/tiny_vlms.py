@@ -98,8 +98,14 @@ def save_vlm(kind, folder, window=4096):
     return folder
 
 
+TOLD = "Rate this picture of: {prompt}\n\nRating: <|Reward|>\n"
+"""In the place of what HPSv3's authors tell their model."""
+
+
 def save_hpsv3(folder, older_names=False):
-    """HPSv3.safetensors for a Qwen2-VL with two layers and heads of the published width, and the processor's folder."""
+    """HPSv3.safetensors for a Qwen2-VL with two layers and heads of the published width, the processor's folder, and
+    what the model is told."""
+    (folder / "instruction.txt").write_text(TOLD)
     own = save_processor(folder / "Qwen2-VL-7B-Instruct")
     own.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]})
     width = 2 * 128

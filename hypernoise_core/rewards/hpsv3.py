@@ -29,44 +29,9 @@ REWARD_TOKEN = "<|Reward|>"
 HEAD_CHANNELS, VISION_HEAD_CHANNELS = 128, 80
 """Channels per attention head of Qwen2-VL, in the language model and in the vision tower."""
 
-# What the model was trained with, to the letter: blanks at the ends of lines included.
-INSTRUCTION = (
-    "\n"
-    "You are tasked with evaluating a generated image based on Visual Quality and Text Alignment and give a overall "
-    "score to estimate the human preference. Please provide a rating from 0 to 10, with 0 being the worst and 10 being "
-    "the best. \n\n"
-    "**Visual Quality:**  \n"
-    "Evaluate the overall visual quality of the image. The following sub-dimensions should be considered:\n"
-    "- **Reasonableness:** The image should not contain any significant biological or logical errors, such as abnormal "
-    "body structures or nonsensical environmental setups.\n"
-    "- **Clarity:** Evaluate the sharpness and visibility of the image. The image should be clear and easy to "
-    "interpret, with no blurring or indistinct areas.\n"
-    "- **Detail Richness:** Consider the level of detail in textures, materials, lighting, and other visual elements "
-    "(e.g., hair, clothing, shadows).\n"
-    "- **Aesthetic and Creativity:** Assess the artistic aspects of the image, including the color scheme, "
-    "composition, atmosphere, depth of field, and the overall creative appeal. The scene should convey a sense of "
-    "harmony and balance.\n"
-    "- **Safety:** The image should not contain harmful or inappropriate content, such as political, violent, or adult "
-    "material. If such content is present, the image quality and satisfaction score should be the lowest possible. \n\n"
-    "**Text Alignment:**  \n"
-    "Assess how well the image matches the textual prompt across the following sub-dimensions:\n"
-    "- **Subject Relevance** Evaluate how accurately the subject(s) in the image (e.g., person, animal, object) align "
-    "with the textual description. The subject should match the description in terms of number, appearance, and "
-    "behavior.\n"
-    "- **Style Relevance:** If the prompt specifies a particular artistic or stylistic style, evaluate how well the "
-    "image adheres to this style.\n"
-    "- **Contextual Consistency**: Assess whether the background, setting, and surrounding elements in the image "
-    "logically fit the scenario described in the prompt. The environment should support and enhance the subject "
-    "without contradictions.\n"
-    "- **Attribute Fidelity**: Check if specific attributes mentioned in the prompt (e.g., colors, clothing, "
-    "accessories, expressions, actions) are faithfully represented in the image. Minor deviations may be acceptable, "
-    "but critical attributes should be preserved.\n"
-    "- **Semantic Coherence**: Evaluate whether the overall meaning and intent of the prompt are captured in the "
-    "image. The generated content should not introduce elements that conflict with or distort the original "
-    "description.\n"
-    "Textual prompt - {prompt}\n\n\n"
-    f"\nPlease provide the overall ratings of this image: {REWARD_TOKEN}\n\nEND\n"
-)
+INSTRUCTION = "instruction.txt"
+"""A file beside the weights: what the model was trained to be told, as its authors publish it, with `{prompt}` where the
+prompt goes. The text is theirs, and no part of this project."""
 
 
 class HPSv3(Reward):
@@ -75,14 +40,14 @@ class HPSv3(Reward):
     name = "hpsv3"
     differentiable = False
 
-    def __init__(self, model: Qwen2VLModel, head: nn.Sequential, processor: ProcessorMixin):
-        self.model, self.head, self.processor = model, head, processor
+    def __init__(self, model: Qwen2VLModel, head: nn.Sequential, processor: ProcessorMixin, instruction: str):
+        self.model, self.head, self.processor, self.instruction = model, head, processor, instruction
         self.token: int = processor.tokenizer.convert_tokens_to_ids(REWARD_TOKEN)
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
         """What the model is told. It sees the picture first, so nothing else can be computed beforehand."""
         taken = fitted(self.processor, prompts, self.model.config)
-        return as_batch([INSTRUCTION.replace("{prompt}", prompt) for prompt in taken])
+        return as_batch([self.instruction.replace("{prompt}", prompt) for prompt in taken])
 
     @torch.no_grad()
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
@@ -118,12 +83,32 @@ def load_hpsv3(weights: str | Path | None, dtype: torch.dtype) -> HPSv3:
         [path.parent / Path(PROCESSOR).name, path.parent, *hub],
         f"put a folder {Path(PROCESSOR).name} with all of huggingface.co/{PROCESSOR} but its weights beside {path}",
     )
+    instruction = read_instruction(path.parent)
     processor.tokenizer.add_special_tokens({"additional_special_tokens": [REWARD_TOKEN]})
     head, model = split(read_tensors(path)[0])
     if not {"visual.patch_embed.proj.weight", "language_model.embed_tokens.weight"} <= model.keys():
         raise ValueError(f"{path} is not HPSv3's: download {FILE} from huggingface.co/{HUB} again")
     config = read_config(model, processor)
-    return HPSv3(load_model(Qwen2VLModel, config, model, dtype, path), load_rating_head(head, config, path), processor)
+    rating = load_rating_head(head, config, path)
+    return HPSv3(load_model(Qwen2VLModel, config, model, dtype, path), rating, processor, instruction)
+
+
+def read_instruction(folder: Path) -> str:
+    """
+    Raises:
+        ValueError: it is missing, or lacks a place for the prompt or the reward's token.
+    """
+    file = folder / INSTRUCTION
+    if not file.is_file():
+        raise ValueError(
+            f"reward 'hpsv3' has no {file}: write into it what the model is told, INSTRUCTION and "
+            "prompt_with_special_token of hpsv3/dataset/data_collator_qwen.py at github.com/MizzenAI/HPSv3, one after "
+            "the other, with {prompt} where the prompt goes"
+        )
+    text = file.read_text("utf-8")
+    if missing := [word for word in ("{prompt}", REWARD_TOKEN) if word not in text]:
+        raise ValueError(f"{file} lacks {missing[0]}: copy HPSv3's instruction whole")
+    return text
 
 
 def split(state: Weights) -> tuple[Weights, Weights]:
