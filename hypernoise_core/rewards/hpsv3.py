@@ -30,8 +30,8 @@ HEAD_CHANNELS, VISION_HEAD_CHANNELS = 128, 80
 """Channels per attention head of Qwen2-VL, in the language model and in the vision tower."""
 
 INSTRUCTION = "instruction.txt"
-"""A file beside the weights: what the model was trained to be told, as its authors publish it, with `{prompt}` where the
-prompt goes. The text is theirs, and no part of this project."""
+"""A file beside the weights: what the model was trained to be told, as its authors publish it, with `{prompt}` where
+the prompt goes. The text is theirs, and no part of this project."""
 
 
 class HPSv3(Reward):
