@@ -103,7 +103,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, words):
 def test_a_mix_from_a_line(tmp_path):
     (tmp_path / "a.csv").write_text(FILES["a.csv"])
     mix = load_mix(f"{tmp_path}/a.csv#id=3, embedded=0.5")
-    assert mix.sets[0] == PromptSet(f"{tmp_path}/a.csv#id", ("1", "2", "3"), 3.0)
+    assert mix.sets[0] == PromptSet(f"{tmp_path}/a.csv#id", ("1", "2"), 3.0)
     assert sum(mix.weights[1:]) == pytest.approx(0.5)
     for wrong, words in {"a.txt=x": "not a number", "poems": "no task 'poems'", "geneval": "djghosh13/geneval"}.items():
         with pytest.raises(ValueError, match=words):
