@@ -41,4 +41,4 @@ class HyperNoiseSaveLora(io.ComfyNode):
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         hypernoise.save(path)
         offer_new_files()
-        return io.NodeOutput(ui=shown(f"saved as {told(path)}", cls.hidden.unique_id))
+        return io.NodeOutput(ui=shown(told(path), cls.hidden.unique_id))

@@ -110,14 +110,15 @@ def test_compare_shows_every_pair(comfy, scored):
     dark, light = (g.EmptyImage(width=64, height=48, batch_size=3, color=color) for color in (0x800000, 0xFF0000))
     extra = {"reward": reward_node(g, "redness")} if scored else {}
     compare = g.HyperNoiseCompare(base=dark, hypernoise=light, prompt=PROMPT, **extra)
-    g.PreviewAny(source=output(compare, 1))
+    report = g.PreviewAny(source=output(compare, 1))
     outputs = comfy.run(g.nodes)
     (shown,) = outputs[compare[0]]["images"]
     page = Image.open(comfy.file(shown)).convert("RGB")
     colors = {color: count for count, color in page.getcolors(page.width * page.height)}
     assert colors[(128, 0, 0)] == colors[(255, 0, 0)] == 3 * 256 * 192
-    (report,) = (out["text"][0] for out in outputs.values() if "text" in out)
-    assert ("better 3, worse 0" in report) == scored
+    (words,) = outputs[compare[0]]["text"]
+    assert outputs[report[0]]["text"] == [words]
+    assert ("better 3, worse 0" in words) == scored
 
 
 def test_compare_refuses_different_batches(comfy):
