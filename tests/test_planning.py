@@ -54,6 +54,7 @@ def test_what_is_counted_is_what_the_allocator_holds(kind, teacher):
         critic_warm_up=0,
         height=128,
         width=128,
+        reward_grad_clip=100.0,
         diagnostics_every=0,
     )
     counted = count(Setup(configuration=SMALL, name="small", config=config, dtype=torch.float32))
