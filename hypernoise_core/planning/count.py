@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from ..generators import DiffusersGenerator
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
 from ..training import Trainer, TrainingConfig, processes
@@ -174,6 +176,7 @@ def _show_weights(counter: Counter, trainer: Trainer) -> None:
     counter.see([*network.parameters(), *network.buffers(), *(trainer.average or [])], HYPERNETWORK)
     if isinstance(trainer.teacher, CriticTeacher):
         counter.see([*trainer.teacher.network.parameters(), *trainer.teacher.network.buffers()], CRITIC)
+    assert isinstance(generator, DiffusersGenerator)
     for module, kind in ((generator.denoiser, DENOISER), (generator.autoencoder, DECODER)):
         counter.see([*module.parameters(), *module.buffers()], kind)
     for reward in _all(trainer.reward):
@@ -201,7 +204,7 @@ def _make_state(counter: Counter, trainer: Trainer, grown: bool) -> _Hooks:
             optimizer.step()
         counter.see(_state_of(optimizer), OPTIMIZER)
         if grown and optimizer is trainer.optimizer:
-            counter.see([p.grad for p in parameters], GRADIENTS)
+            counter.see([p.grad for p in parameters if p.grad is not None], GRADIENTS)
         else:
             optimizer.zero_grad(set_to_none=True)
     return _Hooks(handles)
@@ -232,9 +235,9 @@ class _Hooks:
 @contextmanager
 def _without_values(trainer: Trainer) -> Iterator[None]:
     """What would look at values does not."""
-    every_score, critic.finite = critic.finite, lambda scores: slice(None)
+    every_score, critic.finite = critic.finite, lambda scores: torch.arange(len(scores), device=scores.device)
     if isinstance(trainer.adapter, NoiseHypernetwork):
-        trainer._read_before = lambda f, part: part.x0
+        trainer._read_before = lambda f, part: part.x0  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -280,7 +283,7 @@ def _encoding(setup: Setup) -> Sums[str]:
 
 
 @torch.no_grad()
-def _encoding_activations(encoder: nn.Module) -> int:
+def _encoding_activations(encoder: PreTrainedModel) -> int:
     """Of one chunk of prompts, all layers' outputs among them, as most pipelines ask for them."""
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
@@ -293,7 +296,7 @@ def _encoding_activations(encoder: nn.Module) -> int:
     return counter.peak + logits
 
 
-def _is_t5(encoder: nn.Module) -> bool:
+def _is_t5(encoder: PreTrainedModel) -> bool:
     return encoder.config.model_type == "t5"
 
 

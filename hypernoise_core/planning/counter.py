@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch._C import _storage_address  # makes no Python object, as `untyped_storage` does
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -23,6 +22,9 @@ FLOPS = {
     ),
 }
 """Floating-point operations by operator."""
+
+_storage_address = torch._C._storage_address  # type: ignore[attr-defined]
+"""What `untyped_storage()._cdata` is, without an object in Python for each."""
 
 ACTIVATIONS = "activations"
 """The kind of all that operations return."""

@@ -11,6 +11,7 @@ import transformers
 from diffusers import DiffusionPipeline
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers import PreTrainedModel
 
 from ..batch import TensorBatch
 from ..generators import FAMILIES, SHORT_NAMES, DiffusersGenerator
@@ -43,7 +44,7 @@ def build(
         tensors = {key: make.get(key, torch.randn)((len(prompts), *shape)) for key, shape in shapes.items()}
         return TensorBatch(tensors).to(device)
 
-    generator.encode = encode
+    generator.encode = encode  # type: ignore[method-assign]
     return generator
 
 
@@ -84,7 +85,7 @@ def _of_files(source: str, index: dict[str, Any], family: type[DiffusersGenerato
         given = {family.denoiser_name: denoiser, "vae": autoencoder, "scheduler": scheduler}
         return family.pipeline_class(**{**dict.fromkeys(parts), **plain, **given})
 
-    def encoder(name: str) -> nn.Module:
+    def encoder(name: str) -> PreTrainedModel:
         kind = getattr(transformers, parts[name][1])
         return kind(kind.config_class.from_pretrained(Path(source, name)))
 

@@ -32,6 +32,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from torch import nn
+from transformers import PreTrainedModel
 
 from . import text_encoders
 
@@ -52,7 +53,7 @@ class Configuration:
     autoencoder: Callable[[], nn.Module]
     pipeline: Callable[[nn.Module, nn.Module], DiffusionPipeline]
     """Of denoiser and autoencoder, without text encoders."""
-    text_encoders: tuple[Callable[[], nn.Module], ...]
+    text_encoders: tuple[Callable[[], PreTrainedModel], ...]
 
 
 def sd_unet() -> UNet2DConditionModel:

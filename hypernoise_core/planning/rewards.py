@@ -66,7 +66,11 @@ VIT_L = {
 def _clip(config: CLIPConfig, name: str) -> ClipReward:
     reward = ClipReward(ClipBackbone(CLIPModel(config), None), name)
     width = config.projection_dim
-    reward.encode_text = lambda prompts: TensorBatch({"features": torch.randn(len(prompts), width)})
+
+    def encode_text(prompts: Sequence[str]) -> TensorBatch:
+        return TensorBatch({"features": torch.randn(len(prompts), width)})
+
+    reward.encode_text = encode_text  # type: ignore[method-assign]
     return reward
 
 
@@ -91,7 +95,7 @@ def _imagereward() -> ImageReward:
         ones = torch.ones(len(prompts), *shape, dtype=torch.long)
         return TensorBatch({"ids": ones, "mask": ones})
 
-    reward.encode_text = encode_text
+    reward.encode_text = encode_text  # type: ignore[method-assign]
     return reward
 
 

@@ -1,12 +1,12 @@
 """The text encoders of released models, by their configurations."""
 
-from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -18,17 +18,17 @@ from transformers import (
 )
 
 
-def clip_l() -> nn.Module:
+def clip_l() -> PreTrainedModel:
     """OpenAI's CLIP ViT-L/14."""
     return CLIPTextModel(_clip(768, 12))
 
 
-def openclip_h() -> nn.Module:
+def openclip_h() -> PreTrainedModel:
     """OpenCLIP's ViT-H/14 without its last layer, as Stable Diffusion 2 and SD-Turbo have it."""
     return CLIPTextModel(_clip(1024, 23))
 
 
-def openclip_g() -> nn.Module:
+def openclip_g() -> PreTrainedModel:
     """OpenCLIP's ViT-bigG/14."""
     return CLIPTextModelWithProjection(_clip(1280, 32))
 
@@ -43,18 +43,18 @@ def _clip(width: int, layers: int) -> CLIPTextConfig:
     )
 
 
-def t5_xxl() -> nn.Module:
+def t5_xxl() -> PreTrainedModel:
     """The encoder of T5 v1.1 XXL."""
     return T5EncoderModel(
         T5Config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
     )
 
 
-def gemma2_2b() -> nn.Module:
+def gemma2_2b() -> PreTrainedModel:
     return Gemma2Model(Gemma2Config())
 
 
-def qwen3_4b() -> nn.Module:
+def qwen3_4b() -> PreTrainedModel:
     return Qwen3Model(
         Qwen3Config(
             hidden_size=2560,
@@ -67,7 +67,7 @@ def qwen3_4b() -> nn.Module:
     )
 
 
-def qwen3_vl_4b() -> nn.Module:
+def qwen3_vl_4b() -> PreTrainedModel:
     text = {
         "hidden_size": 2560,
         "intermediate_size": 9728,
@@ -80,7 +80,7 @@ def qwen3_vl_4b() -> nn.Module:
     return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision))
 
 
-def qwen25_vl_7b() -> nn.Module:
+def qwen25_vl_7b() -> PreTrainedModel:
     text = {
         "vocab_size": 152064,
         "hidden_size": 3584,

@@ -23,12 +23,13 @@ def without_data() -> Iterator[None]:
             module._buffers[name] = buffer if buffer is None else change(buffer)
         return module
 
-    own, nn.Module._apply = nn.Module._apply, apply
+    own = nn.Module._apply
+    nn.Module._apply = apply  # type: ignore[method-assign]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
             yield
     finally:
-        nn.Module._apply = own
+        nn.Module._apply = own  # type: ignore[method-assign]
 
 
 class Numbers(list):
