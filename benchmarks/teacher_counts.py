@@ -63,7 +63,7 @@ def step(model: Model, name: str, kind: str, teacher: str, pictures: int) -> Ste
         )
         generator = made(model, name)
         trainer = Trainer(generator, RewardEnsemble([(load_reward("redness"), 1.0)]), [""], config)
-        found = count_step(trainer, pictures)
+        found = count_step(trainer, pictures, every_picture=True)
     weights = sum(found.parts[DENOISER][kind] for kind in (DENOISER, DECODER, HYPERNETWORK, CRITIC))
     return Step(weights, found.peak, found.flops)
 

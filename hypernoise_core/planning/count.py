@@ -139,7 +139,9 @@ def counted_config(config: TrainingConfig) -> TrainingConfig:
     )
 
 
-def count_step(trainer: Trainer, pictures: int, passes: int = 1, text_encoders: int = 0) -> Count:
+def count_step(
+    trainer: Trainer, pictures: int, passes: int = 1, text_encoders: int = 0, every_picture: bool = False
+) -> Count:
     """The last micro-batch of a step that is not the first, and that step, but for what looks at values: drawing,
     logging, the finite check. With tensors that have data, it is really taken.
 
@@ -147,6 +149,8 @@ def count_step(trainer: Trainer, pictures: int, passes: int = 1, text_encoders: 
         pictures: of a micro-batch.
         passes: micro-batches in the step.
         text_encoders: bytes that lie on the device throughout.
+        every_picture: draw them all, for their arithmetic. A critic has them drawn part by part, and more than two parts
+            need no more memory than their pictures.
     """
     counter = Counter()
     _show_weights(counter, trainer)
@@ -156,10 +160,11 @@ def count_step(trainer: Trainer, pictures: int, passes: int = 1, text_encoders: 
         stack.enter_context(_without_values(trainer))
         marked = _marked(trainer)
         counter.see(marked, CRITIC)
-        lesson = _lesson(trainer, pictures)
+        lesson, left_out = _lesson(trainer, pictures, every_picture)
         with counter:
             kept = counter.by_kind[ACTIVATIONS]
             own = trainer._forward_backward(lesson)
+        counter.shift(left_out * 3 * _pixels(trainer, lesson.x0) * torch.float32.itemsize, ACTIVATIONS)
         counter.shift((passes - 1) * (counter.by_kind[ACTIVATIONS] - kept), ACTIVATIONS)
         replay = _learn(counter, trainer)
         with counter:
@@ -245,13 +250,21 @@ def _without_values(trainer: Trainer) -> Iterator[None]:
         trainer.__dict__.pop("_read_before", None)
 
 
-def _lesson(trainer: Trainer, pictures: int) -> Lesson:
+def _lesson(trainer: Trainer, pictures: int, every_picture: bool) -> tuple[Lesson, int]:
+    """A micro-batch, and how many of its pictures are not drawn though they would be."""
     rows, ones = [0] * pictures, torch.ones(pictures, dtype=torch.long)
     config = trainer.config
     x0 = trainer.generator.noise(pictures, config.height, config.width)
-    scored = [row < max(1, round(config.score_share * pictures)) for row in range(pictures)]
+    wanted = drawn = max(1, round(config.score_share * pictures))
+    if config.teacher == "critic" and not every_picture:
+        drawn = min(wanted, 2 * max(1, critic.MOST_PIXELS // _pixels(trainer, x0)))
+    scored = [row < drawn for row in range(pictures)]
     conditioning, text = trainer._conditioning.rows(rows), trainer._text.rows(rows)
-    return Lesson(x0, conditioning, text, list(range(pictures)), ones - 1, ones, scored)
+    return Lesson(x0, conditioning, text, list(range(pictures)), ones - 1, ones, scored), wanted - drawn
+
+
+def _pixels(trainer: Trainer, x0: Tensor) -> int:
+    return x0.shape[-2] * x0.shape[-1] * trainer.generator.latent_scale**2
 
 
 def _learn(counter: Counter, trainer: Trainer) -> int:
