@@ -149,8 +149,8 @@ def count_step(
         pictures: of a micro-batch.
         passes: micro-batches in the step.
         text_encoders: bytes that lie on the device throughout.
-        every_picture: draw them all, for their arithmetic. A critic has them drawn part by part, and more than two parts
-            need no more memory than their pictures.
+        every_picture: draw them all, for their arithmetic. A critic has them drawn part by part, and more than two
+            parts need no more memory than their pictures.
     """
     counter = Counter()
     _show_weights(counter, trainer)
