@@ -9,23 +9,20 @@ trainer's own, with the gradient through decoder and reward.
 """
 
 import sys
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch import nn
 
 from hypernoise_core import NoiseHypernetwork, RewardEnsemble, Trainer, TrainingConfig, load_reward
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import DiffusersGenerator
 from hypernoise_core.hypernetworks.head import HeadHypernetwork
+from hypernoise_core.planning.counter import Counter
+from hypernoise_core.planning.models import build, countable
+from hypernoise_core.planning.without_data import without_data
 from hypernoise_core.training.teachers import Lesson
 from train.cli import parse, run_command
 
@@ -39,52 +36,6 @@ MARKS = ("<!-- counts: written by python -m benchmarks.counts -->", "<!-- end of
 """What the table stands between in the docs."""
 
 KINDS = ("lora", "head")
-
-_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-FLOPS = {
-    **flop_registry,
-    # Attention as torch runs it on a CPU, which its own table does not know:
-    _attention: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
-    _attention_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
-        grad.shape, q.shape, k.shape, v.shape
-    ),
-}
-"""Floating-point operations by operator."""
-
-
-class Counter(TorchDispatchMode):
-    """Floating-point operations, and the most bytes that tensors hold at a time: each storage once, of the tensors that
-    it is shown and of all that operations return while it is on.
-
-    Not `FlopCounterMode`: inside it, what was computed again for a backward pass stays alive.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor] = ()):
-        super().__init__()
-        self.flops = self.now = self.peak = 0
-        self._known: set[int] = set()
-        self.see(tensors)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if (formula := FLOPS.get(function._overloadpacket)) is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
-        self.see(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        return result
-
-    def see(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            if (key := storage._cdata) not in self._known:
-                self._known.add(key)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, key, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 @dataclass(frozen=True)
@@ -106,61 +57,11 @@ class Row:
     """Floating-point operations of a training step."""
 
 
-@contextmanager
-def without_data() -> Iterator[None]:
-    """Tensors that are made inside have shapes, and no data."""
-
-    def apply(module: nn.Module, change: Callable, recurse: bool = True) -> nn.Module:
-        """`nn.Module._apply`, which fills or swaps parameters in place: fake ones refuse both."""
-        for child in module.children() if recurse else ():
-            apply(child, change)
-        for name, parameter in module._parameters.items():
-            if parameter is not None and (changed := change(parameter)) is not parameter:
-                module._parameters[name] = nn.Parameter(changed.detach(), parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = buffer if buffer is None else change(buffer)
-        return module
-
-    own, nn.Module._apply = nn.Module._apply, apply
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        nn.Module._apply = own
-
-
 def made(model: Model, name: str) -> DiffusersGenerator:
-    """The model in bfloat16; inside `without_data` it takes no memory."""
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        denoiser, autoencoder = model.denoiser(), model.autoencoder()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with unset_fake_temporarily():
-        generator = model.generator(denoiser, autoencoder, name, "cpu")
-    if hasattr(generator, "_scheduler"):
-        generator._scheduler = with_numbers(generator._scheduler)
+    """The model in bfloat16, without what reads images; inside `without_data` it takes no memory."""
+    generator = countable(build(model, name, torch.bfloat16))
+    del generator.autoencoder.encoder
     return generator
-
-
-class Numbers(list):
-    """Python numbers with what ancestral schedulers ask of a tensor."""
-
-    def max(self) -> float:
-        return max(self)
-
-
-def with_numbers(make_scheduler: Callable) -> Callable:
-    """Schedulers look at the values of their timesteps and sigmas, so these must have some."""
-
-    def make(*args, **kwargs):
-        with unset_fake_temporarily():
-            scheduler = make_scheduler(*args, **kwargs)
-            scheduler.timesteps, scheduler.sigmas = scheduler.timesteps.tolist(), Numbers(scheduler.sigmas.tolist())
-            scheduler.set_begin_index(0)
-        return scheduler
-
-    return make
 
 
 def flops(work: Callable[[], object]) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
 from hypernoise_core.files import replacing
 from hypernoise_core.generators import DiffusersGenerator
+from hypernoise_core.planning.models import build as build_generator
 from hypernoise_core.training import StepDone
 from train.cli import parse, run_command
 from train.memory import peak_memory
@@ -77,13 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build(args: FullSizeArguments, model: Model) -> DiffusersGenerator:
     """The model with random weights and random conditionings."""
     torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, args.dtype))
-    try:
-        denoiser, autoencoder = model.denoiser(), model.autoencoder()
-    finally:
-        torch.set_default_dtype(default)
-    return model.generator(denoiser.to(args.device), autoencoder.to(args.device), args.model, args.device)
+    generator = build_generator(model, args.model, getattr(torch, args.dtype), args.device)
+    del generator.autoencoder.encoder
+    return generator
 
 
 def measure(args: FullSizeArguments, model: Model, generator: DiffusersGenerator) -> dict[str, float]:

@@ -20,11 +20,12 @@ from diffusers import AutoencoderDC
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
 from hypernoise_core.generators import DiffusersGenerator
+from hypernoise_core.planning.counter import Counter
+from hypernoise_core.planning.models import build
+from hypernoise_core.planning.released import Configuration, sana_pipeline, sana_transformer
 from hypernoise_core.training.teachers import CriticTeacher
 from train.cli import parse, run_command
 
-from .counts import Counter
-from .full_size_models import Model, sana_pipeline, sana_transformer
 from .training_step import SavedMemory
 
 PROG = "python -m benchmarks.step_by_kind"
@@ -78,23 +79,16 @@ def small_autoencoder(channels: tuple[int, ...] = (32, 64, 128, 128)) -> Autoenc
     )
 
 
-SMALL = Model(
-    "small SANA-Sprint",
-    lambda: sana_transformer(8, 8, 4),
-    small_autoencoder,
-    sana_pipeline,
-    {"embeds": (16, 2304), "mask": (16,)},
-    rank=32,
-    alpha=64,
-    optimizer="adamw",
-)
+SMALL = Configuration(lambda: sana_transformer(8, 8, 4), small_autoencoder, sana_pipeline, ())
 """16x16 latents for images of 128 pixels, eight layers of width 256."""
 
 
 def small_generator() -> DiffusersGenerator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return SMALL.generator(SMALL.denoiser(), SMALL.autoencoder(), "small-sana", "cpu")
+        generator = build(SMALL, "small-sana")
+    del generator.autoencoder.encoder
+    return generator
 
 
 def trainers(args: StepByKindArguments) -> dict[str, Trainer]:

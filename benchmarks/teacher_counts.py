@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
-from hypernoise_core.training.teachers import CriticTeacher, Lesson, critic
+from hypernoise_core.planning.count import CRITIC, DECODER, DENOISER, HYPERNETWORK, count_step
+from hypernoise_core.planning.without_data import without_data
 from train.cli import parse, run_command
 
-from .counts import GIB, Counter, as_line, made, without_data, write_between_marks
+from .counts import GIB, as_line, made, write_between_marks
 from .full_size_models import MODELS, Model
 
 PROG = "python -m benchmarks.teacher_counts"
@@ -63,42 +63,9 @@ def step(model: Model, name: str, kind: str, teacher: str, pictures: int) -> Ste
         )
         generator = made(model, name)
         trainer = Trainer(generator, RewardEnsemble([(load_reward("redness"), 1.0)]), [""], config)
-        frozen = [*generator.denoiser.parameters(), *generator.autoencoder.parameters()]
-        own = [*trainer.adapter.network.parameters(), *trainer.adapter.network.buffers()]
-        if isinstance(trainer.teacher, CriticTeacher):
-            own += [*trainer.teacher.parameters]
-        counter = Counter([*frozen, *own])
-        weights = counter.now
-        _run(trainer, counter, pictures)
-        return Step(weights, counter.peak, counter.flops)
-
-
-def _run(trainer: Trainer, counter: Counter, pictures: int) -> None:
-    rows, ones = [0] * pictures, torch.ones(pictures, dtype=torch.long)
-    conditioning, text = trainer._conditioning.rows(rows), trainer._text.rows(rows)
-    lesson = Lesson(
-        trainer.generator.noise(pictures), conditioning, text, list(range(pictures)), ones - 1, ones, [True] * pictures
-    )
-    trainer._read_before = lambda f, part: part.x0
-    every_score, critic.finite = critic.finite, lambda scores: slice(None)
-    try:
-        with counter:
-            trainer._forward_backward(lesson)
-            nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
-            trainer.optimizer.step()
-            if isinstance(trainer.teacher, CriticTeacher):
-                _learn(trainer.teacher)
-    finally:
-        critic.finite = every_score
-
-
-def _learn(teacher: CriticTeacher) -> None:
-    """The critic's share of a step; its replay is CPU memory, and does not count."""
-    for x, reading, scores, _ in teacher._seen:
-        teacher.replay.add(x, reading, scores)
-    teacher._seen.clear()
-    for seed in range(teacher.config.critic_steps):
-        teacher._regress(seed)
+        found = count_step(trainer, pictures, every_picture=True)
+    weights = sum(found.parts[DENOISER][kind] for kind in (DENOISER, DECODER, HYPERNETWORK, CRITIC))
+    return Step(weights, found.peak, found.flops)
 
 
 def line(model: Model, name: str, title: str, pictures: int) -> str:

@@ -62,5 +62,8 @@ class PerSampleClip:
         return gradient * scale.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
 
     @property
-    def clipped_fraction(self) -> float:
-        return (self.norms > self.max_norm).float().mean().item() if self.max_norm is not None else 0.0
+    def clipped_fraction(self) -> Tensor:
+        """Share of the samples that were clipped, a tensor: to look at it would wait for the device."""
+        if self.max_norm is None:
+            return self.norms.new_zeros(())
+        return (self.norms > self.max_norm).float().mean()

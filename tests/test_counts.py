@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.counts import MARKS, Counter, call_and_head, made, row, without_data, write_between_marks
-from benchmarks.full_size_models import MODELS, sana_transformer
-from benchmarks.step_by_kind import SMALL, StepByKindArguments, memory_of, small_autoencoder, trainers
+from benchmarks.counts import MARKS, call_and_head, made, row, write_between_marks
+from benchmarks.full_size_models import MODELS
+from benchmarks.step_by_kind import StepByKindArguments, memory_of, small_autoencoder, trainers
 from hypernoise_core.hypernetworks.head import HeadHypernetwork
+from hypernoise_core.planning.counter import Counter
+from hypernoise_core.planning.released import sana_transformer
+from hypernoise_core.planning.without_data import without_data
 
 
 @pytest.mark.parametrize("name", ["sd-turbo", pytest.param("sana", marks=pytest.mark.slow)])
@@ -59,9 +62,8 @@ def test_lines_of_the_table_take_the_place_of_their_like(tmp_path):
 
 @pytest.mark.parametrize("kind", ["lora", "head"])
 def test_what_is_counted_without_data_is_what_a_step_with_data_takes(kind):
-    toy = replace(
-        SMALL, denoiser=lambda: sana_transformer(1, 2, 2), autoencoder=lambda: small_autoencoder((4, 8, 16, 32)), rank=4
-    )
+    autoencoder = lambda: small_autoencoder((4, 8, 16, 32))  # noqa: E731
+    toy = replace(MODELS["sana"], denoiser=lambda: sana_transformer(1, 2, 2), autoencoder=autoencoder, rank=4)
     with without_data():
         counted = row(toy, made(toy, "toy"), kind)
     true = row(toy, made(toy, "toy"), kind)

@@ -5,6 +5,7 @@ python -m train --rewards redness=100 --max_steps 100    # train on another rewa
 python -m train --model sana --prompts prompts.txt       # the paper's settings (train/recipes), on a GPU
 python -m train --resume outputs/train-20260101-120000   # resume a run; it ends as if it had not been stopped
 accelerate launch --num_processes 4 -m train --model sana --device cuda …   # four GPUs, the same batch size
+python -m train --model flux --estimate                  # how much memory it would need; loads nothing
 python -m train --print_config > mine.yaml               # write every setting to a file, to edit and pass to --config
 """
 
@@ -30,6 +31,7 @@ from hypernoise_core.training import (
 
 from .cli import in_arguments_of, option, parse, reworded, run_command
 from .config import TrainArguments, default_recipe
+from .estimate import estimate, fitted, free_memory
 from .launch import join_processes, leave_processes, unused_precision
 from .lock import check_free, holding
 from .memory import peak_memory
@@ -38,6 +40,9 @@ from .resume import CONFIG, Start, config_behind, find_start
 from .run import Run
 
 PROG = "python -m train"
+
+UNSTORED = ("save_dir", "resume", "estimate", "fit")
+"""Arguments that are of one call, not of the run."""
 
 
 @in_arguments_of(TrainArguments)
@@ -49,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args: TrainArguments = parse(TrainArguments, PROG, __doc__, argv, _recipe(argv))
     torch.set_num_threads(args.threads)
+    if args.estimate:
+        estimate(args, print, called)
+        return
     device = join_processes(args.device)
     if precision := unused_precision():
         _say(f"accelerate's mixed_precision {precision} is ignored: --dtype is {args.dtype}")
@@ -68,10 +76,20 @@ def _find_start(args: TrainArguments) -> Start:
     return start
 
 
+def called(text: str) -> str:
+    """Text of the core's, in the names of the command line."""
+    return reworded(text, TrainArguments)
+
+
 def _train(args: TrainArguments, device: str, start: Start) -> None:
     prompts, validation_prompts = _prompts(args)
     config = args.training_config(sum(prompts.sizes))
     check_device(device)
+    if (free := free_memory(device)) is not None:
+        args = fitted(args, free, _say, called)
+        config = args.training_config(sum(prompts.sizes))
+    elif args.fit:
+        raise ValueError(f"--fit chooses settings for a GPU, and --device is {device}: leave it out")
     reward = args.load_rewards().to(device)
     generator = args.load_generator(device)
     scored = args.load_scores(generator)
@@ -93,7 +111,9 @@ def _run(trainer: Trainer, args: TrainArguments, start: Start, samples: list[str
     """Train, and say what came of it."""
     run = Run(trainer, start.folder, samples, args, start.checkpoint and start.checkpoint.path, state)
     if processes.rank() == 0:
-        stored = {key: value for key, value in vars(args).items() if key not in ("save_dir", "resume")}
+        stored = {
+            key: value for key, value in vars(args).items() if key not in ("save_dir", "resume", "fit", "estimate")
+        }
         with replacing(start.folder / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(stored, sort_keys=False))
     try:

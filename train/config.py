@@ -87,6 +87,12 @@ class TrainArguments(ModelArguments, RewardArguments):
     """Device to train on, such as cuda. With `accelerate launch -m train …` each process takes its own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """dtype of the frozen model. LoRA weights, the KL and reward sums stay float32. Use bfloat16 on a GPU."""
+    estimate: bool = False
+    """Print how much memory the run would need, and what other settings would save. Nothing is loaded, downloaded or
+    written: a step is taken on tensors without data."""
+    fit: bool = False
+    """Choose settings that make the run fit into the GPU's free memory, those that cost least time first, and say
+    which. Without it, a run that does not fit is refused before it starts."""
     threads: int = 1
     """CPU threads. Two processes with many threads each slow each other down badly."""
 
@@ -317,6 +323,11 @@ class TrainArguments(ModelArguments, RewardArguments):
             given = {"rewards": "embedded"}
         with about(*given):
             return self.make_rewards(",".join(given.values()), self.held_out or "", self.reward_normalization)
+
+    def reward_names(self) -> list[str]:
+        """The rewards to train on, without their weights."""
+        given = ",".join(self._given_rewards().values()) or ("embedded" if self.model == "embedded" else "")
+        return [part.partition("=")[0].strip() for part in given.split(",") if part.strip()]
 
     def _given_rewards(self) -> dict[str, str]:
         """Argument to what it says of rewards."""

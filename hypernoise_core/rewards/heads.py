@@ -20,10 +20,15 @@ def load_head(weights: Weights, prefix: str, width: int, path: Path) -> nn.Seque
         weights: those under `prefix` must be exactly the head's.
         path: where they come from, for messages.
     """
-    widths = (width, *HIDDEN)
-    layers = {str(n): nn.Linear(a, b) for n, a, b in zip(LAYERS, widths, widths[1:], strict=False)}
-    head = nn.Sequential(OrderedDict(layers))
+    head = new_head(width)
     own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     check_keys(own, head.state_dict(), path)
     head.load_state_dict(own)
     return head.float().eval().requires_grad_(False)
+
+
+def new_head(width: int) -> nn.Sequential:
+    """One with random weights."""
+    widths = (width, *HIDDEN)
+    layers = {str(n): nn.Linear(a, b) for n, a, b in zip(LAYERS, widths, widths[1:], strict=False)}
+    return nn.Sequential(OrderedDict(layers))

@@ -74,13 +74,11 @@ class ImageReward(Reward):
     def score(self, images: Tensor, text: TensorBatch) -> Tensor:
         pixels = preprocess(images, self.size).to(self.vision.dtype)
         seen = self.vision(pixel_values=pixels).last_hidden_state
-        used = text["mask"].any(-1)
-        row = used.nonzero()[:, 0]
-        read = self.text(
-            input_ids=text["ids"][used], attention_mask=text["mask"][used], encoder_hidden_states=seen[row]
-        ).last_hidden_state[:, 0]
+        row, ids, mask = used_windows(text)
+        read = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen[row]).last_hidden_state[:, 0]
         scores = (self.head(read.float()).squeeze(-1) - MEAN) / STD
-        return torch.zeros(len(images), device=scores.device).index_add(0, row, scores) / used.sum(-1)
+        total = torch.zeros(len(images), device=scores.device).index_add(0, row, scores)
+        return total / text["mask"].any(-1).sum(-1)
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         checkpoint_layers(self.vision.encoder.layers, enabled)
@@ -90,6 +88,12 @@ class ImageReward(Reward):
         for module in (self.vision, self.text, self.head):
             module.to(device)
         return self
+
+
+def used_windows(text: TensorBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """The windows [N, 35] that prompts need: whose they are [N], their tokens and their masks."""
+    used = text["mask"].any(-1)
+    return used.nonzero()[:, 0], text["ids"][used], text["mask"][used]
 
 
 def load_imagereward(weights: str | Path | None, dtype: torch.dtype, long_prompts: LongPrompts) -> ImageReward:

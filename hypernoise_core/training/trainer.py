@@ -409,7 +409,7 @@ class Trainer:
         (loss.sum() * self._share).backward()
         if f_again:
             f(x, part.conditioning, remaining).backward(delta.grad)
-        clipped = loss.new_tensor(self._clip.clipped_fraction * len(loss))
+        clipped = self._clip.clipped_fraction.to(loss) * len(loss)
         ascent = -self._clip.gradient.float().flatten(1)
         alignment = torch.cosine_similarity(delta.detach().flatten(1), ascent).sum()
         return self._told(part, judged, loss, kl, clipped=clipped, alignment=alignment)

@@ -1,0 +1,163 @@
+"""Rewards from their configurations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, CLIPConfig, CLIPModel
+
+from ..batch import TensorBatch
+from ..embedded import REWARD_FOLDER
+from ..rewards import Reward, RewardEnsemble, imagereward
+from ..rewards.aesthetic import Aesthetic
+from ..rewards.base import BackboneReward
+from ..rewards.clip import ClipBackbone, ClipReward
+from ..rewards.diversity import Diversity
+from ..rewards.given import GivenScores
+from ..rewards.heads import new_head
+from ..rewards.imagereward import ImageReward
+from ..rewards.redness import Redness
+from .models import default_dtype
+
+VIT_H = {
+    "projection_dim": 1024,
+    "text_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "projection_dim": 1024,
+    },
+    "vision_config": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "projection_dim": 1024,
+    },
+}
+"""OpenCLIP's ViT-H/14: HPSv2.1, PickScore and CLIP-H."""
+
+VIT_L = {
+    "projection_dim": 768,
+    "text_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+"""OpenAI's CLIP ViT-L/14: the aesthetic score."""
+
+
+def _clip(config: CLIPConfig, name: str) -> ClipReward:
+    reward = ClipReward(ClipBackbone(CLIPModel(config), None), name)
+    width = config.projection_dim
+
+    def encode_text(prompts: Sequence[str]) -> TensorBatch:
+        return TensorBatch({"features": torch.randn(len(prompts), width)})
+
+    reward.encode_text = encode_text  # type: ignore[method-assign]
+    return reward
+
+
+def _imagereward() -> ImageReward:
+    vision = BlipVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=16,
+    )
+    text = BlipTextConfig(vocab_size=30524, encoder_hidden_size=1024, num_attention_heads=12)
+    head = new_head(text.hidden_size).float()
+    models = BlipVisionModel(vision).eval(), BlipTextModel(text, add_pooling_layer=False).eval(), head
+    for model in models:
+        model.requires_grad_(False)
+    reward = ImageReward(*models, None)
+    shape = (1, imagereward.WINDOW)
+
+    def encode_text(prompts: Sequence[str]) -> TensorBatch:
+        ones = torch.ones(len(prompts), *shape, dtype=torch.long)
+        return TensorBatch({"ids": ones, "mask": ones})
+
+    reward.encode_text = encode_text  # type: ignore[method-assign]
+    return reward
+
+
+def _aesthetic() -> Aesthetic:
+    config = CLIPConfig(**VIT_L)
+    backbone = ClipBackbone(CLIPModel(config), None)
+    return Aesthetic(backbone, new_head(config.projection_dim).float().requires_grad_(False))
+
+
+def _embedded() -> ClipReward:
+    return _clip(CLIPConfig.from_pretrained(REWARD_FOLDER), "embedded")
+
+
+COUNTED: dict[str, Callable[[], Reward]] = {
+    "hpsv2": lambda: _clip(CLIPConfig(**VIT_H), "hpsv2"),
+    "pickscore": lambda: _clip(CLIPConfig(**VIT_H), "pickscore"),
+    "clip": lambda: _clip(CLIPConfig(**VIT_H), "clip"),
+    "imagereward": _imagereward,
+    "aesthetic": _aesthetic,
+    "embedded": _embedded,
+    "redness": Redness,
+    "diversity": Diversity,
+    "given": GivenScores,
+}
+"""By name."""
+
+
+def build_rewards(
+    names: Sequence[str], held_out: Sequence[str], dtype: torch.dtype, offload: bool, chunk: int | None
+) -> RewardEnsemble:
+    """The ensemble of a run, with random weights; inside `without_data` it takes no memory. Those that are not in
+    `COUNTED` are left out."""
+    with default_dtype(dtype):
+        followed = [(COUNTED[name](), 1.0) for name in names if name in COUNTED]
+        measured = [COUNTED[name]() for name in held_out if name in COUNTED]
+    return RewardEnsemble(followed or [(Redness(), 1.0)], measured, None, offload, chunk)
+
+
+def modules_of(reward: Reward) -> list[nn.Module]:
+    """What of it has weights."""
+    found = [value for value in vars(reward).values() if isinstance(value, nn.Module)]
+    if isinstance(reward, BackboneReward):
+        found += [value for value in vars(reward.backbone).values() if isinstance(value, nn.Module)]
+    return found
+
+
+def tensors_of(reward: Reward) -> list[Tensor]:
+    """Its weights."""
+    return [t for module in modules_of(reward) for t in (*module.parameters(), *module.buffers())]
+
+
+@contextmanager
+def every_window_used() -> Iterator[None]:
+    """Without data, nobody can tell which of a prompt's windows are empty."""
+
+    def all_windows(text: TensorBatch) -> tuple[Tensor, Tensor, Tensor]:
+        count, windows, _ = text["ids"].shape
+        row = torch.arange(count).repeat_interleave(windows)
+        return row, text["ids"].flatten(0, 1), text["mask"].flatten(0, 1)
+
+    own, imagereward.used_windows = imagereward.used_windows, all_windows
+    try:
+        yield
+    finally:
+        imagereward.used_windows = own

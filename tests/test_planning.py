@@ -1,0 +1,140 @@
+"""How much memory a run needs, known before it starts."""
+
+from collections import Counter as Sums
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.step_by_kind import small_autoencoder
+from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
+from hypernoise_core.planning.count import ACTIVATIONS, DENOISER, REWARDS, TEXT_ENCODERS, Count, Setup, count
+from hypernoise_core.planning.counter import Counter
+from hypernoise_core.planning.models import build
+from hypernoise_core.planning.plan import GIB, SPARE, check_fits, fit
+from hypernoise_core.planning.released import CONFIGURATIONS, Configuration, sana_pipeline, sana_transformer
+from hypernoise_core.planning.without_data import without_data
+from hypernoise_core.training import StepDone
+from hypernoise_core.training.teachers import CriticTeacher
+from train import __main__ as command
+from train import estimate
+
+SMALL = Configuration(lambda: sana_transformer(2, 4, 2), lambda: small_autoencoder((8, 16, 32, 32)), sana_pipeline, ())
+
+
+def allocated(trainer: Trainer) -> int:
+    """The most bytes that torch's CPU allocator holds for a run, in its second step."""
+    assert isinstance(trainer._next_event(), StepDone)
+    held = [*trainer.generator.denoiser.parameters(), *trainer.generator.autoencoder.parameters()]
+    optimizers = [trainer.optimizer]
+    held += [*trainer.parameters, *(p.grad for p in trainer.parameters)]
+    if isinstance(trainer.teacher, CriticTeacher):
+        optimizers.append(trainer.teacher.optimizer)
+        held += [*trainer.teacher.parameters, *(p.grad for p in trainer.teacher.parameters)]
+    held += [v for own in optimizers for state in own.state.values() for v in state.values()]
+    before = Counter(tensor for tensor in held if tensor is not None).now  # what a critic leaves without a gradient
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        assert isinstance(trainer._next_event(), StepDone)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return before + max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("kind", ["lora", "head"])
+@pytest.mark.parametrize("teacher", ["gradient", "critic"])
+def test_what_is_counted_is_what_the_allocator_holds(kind, teacher):
+    config = TrainingConfig(
+        hypernetwork=kind,
+        teacher=teacher,
+        rank=8,
+        batch_size=2,
+        replay=8,
+        critic_warm_up=0,
+        height=128,
+        width=128,
+        reward_grad_clip=100.0,
+        diagnostics_every=0,
+    )
+    counted = count(Setup(configuration=SMALL, name="small", config=config, dtype=torch.float32))
+    reward = RewardEnsemble([(load_reward("redness"), 1.0)])
+    assert counted.peak == pytest.approx(allocated(Trainer(build(SMALL, "small"), reward, [""], config)), rel=0.1)
+
+
+def test_short_names_have_the_parameters_of_the_released_models():
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text("utf-8")
+    rows = {cells[1].strip(" `"): cells[3].split() for line in page.splitlines() if len(cells := line.split("|")) == 6}
+    for name, configuration in CONFIGURATIONS.items():
+        number, unit = rows[name]
+        with without_data():
+            parameters = sum(p.numel() for p in configuration.denoiser().parameters())
+        assert parameters == pytest.approx(float(number) * {"M": 1e6, "B": 1e9}[unit], rel=0.06), name
+
+
+def pretended(setup: Setup) -> Count:
+    """4 GiB of denoiser, 1 for a picture (a quarter when recomputed), two rewards of 2 GiB, 3 of text encoders."""
+    each = GIB // 4 if setup.config.gradient_checkpointing is True else GIB
+    held = Sums({DENOISER: 4 * GIB, ACTIVATIONS: each * setup.at_a_time, REWARDS: 4 * GIB, TEXT_ENCODERS: 3 * GIB})
+    parts = {DENOISER: held, TEXT_ENCODERS: Sums({DENOISER: 4 * GIB, TEXT_ENCODERS: 3 * GIB})}
+    return Count(parts, (2 * GIB, 2 * GIB), 0, 0).offloaded(setup.offload_rewards, setup.offload)
+
+
+def run(**settings) -> Setup:
+    config = TrainingConfig(hypernetwork="head", teacher="critic", batch_size=8)
+    return replace(Setup(configuration=CONFIGURATIONS["sana"], name="sana", config=config), **settings)
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen"),
+    [
+        (19.0, ""),
+        (17.0, "offload true"),
+        (13.0, "offload true, micro_batch_size 4"),
+        (9.5, "offload true, micro_batch_size 1"),
+        (7.5, "offload true, micro_batch_size 1, offload_rewards true"),
+    ],
+)
+def test_settings_that_fit_are_chosen_in_order_of_the_time_they_cost(free, chosen):
+    setup = run()
+    known = pretended(setup)
+    if chosen:
+        with pytest.raises(ValueError, match=f"set {chosen}, as fit does"):
+            check_fits(setup, known, free * GIB + SPARE, pretended)
+    else:
+        check_fits(setup, known, free * GIB + SPARE, pretended)
+    plan = fit(setup, known, free * GIB + SPARE, pretended)
+    assert str(plan.told) == chosen
+    assert pretended(plan.setup).peak == plan.count.peak <= free * GIB
+
+
+def test_a_run_that_cannot_fit_is_refused_with_what_it_needs():
+    setup = run()
+    with pytest.raises(ValueError, match=r"needs 7.5 GiB with all savings, most of it at the text encoders"):
+        fit(setup, pretended(setup), 6 * GIB, pretended)
+
+
+def test_the_estimate_loads_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_train", None)
+    command.main(["--estimate", "--batch_size", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    total = next(line for line in lines if line.startswith("total"))
+    assert lines[-1].startswith("peak ") and lines[-1].endswith(" GiB")
+    assert float(lines[-1].split()[1]) == pytest.approx(float(total.split()[-2]), abs=0.06)
+    assert any(line.startswith("--micro_batch_size 1 ") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_a_gpu_is_refused_or_fitted_before_anything_is_loaded(monkeypatch):
+    args = command.TrainArguments(model="sana", rewards="redness", prompts="none", hypernetwork="head", batch_size=8)
+    monkeypatch.setattr(estimate, "count", pretended)
+    monkeypatch.setattr(estimate.fit, "__defaults__", (pretended,))
+    monkeypatch.setattr(estimate.check_fits, "__defaults__", (pretended,))
+    said: list[str] = []
+    refused = r"--model would need .* set --offload true, --micro_batch_size 4, as --fit does"
+    with pytest.raises(ValueError, match=refused), command.in_arguments_of(command.TrainArguments):
+        estimate.fitted(args, 13.5 * GIB, said.append, command.called)
+    chosen = estimate.fitted(replace(args, fit=True), 13.5 * GIB, said.append, command.called)
+    assert (chosen.offload, chosen.micro_batch_size, chosen.offload_rewards) == (True, 4, False)
+    assert said[-1].startswith("--fit sets --offload true, --micro_batch_size 4; peak 12.0 GiB")
