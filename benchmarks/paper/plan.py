@@ -126,7 +126,7 @@ def plan(scale: float = 1.0, seed: int = 0, rewriter: str = BY_RULES) -> list[Ro
         *ablation_rows(sizes, scale, seed),
         *further_rows(sizes, scale, seed),
     ]
-    return [*rows, timing_row(sizes, rewriter), critic_timing_row(sizes)]
+    return [*rows, timing_row(sizes, rewriter), critic_timing_row(sizes), white_timing_row(sizes)]
 
 
 def hypernoise(seed: int) -> str:
@@ -366,16 +366,22 @@ RENO_MODULATED = {"hypernoise-reno-5": 5, "hypernoise-reno-10": 10}
 REWRITTEN = ("base-rewritten", "hypernoise-rewritten")
 
 
-def search_specs(sizes: Sizes, rewriter: str) -> dict[str, Spec]:
-    """Record name to technique of all searches, as they are timed."""
+def white_search_specs(sizes: Sizes) -> dict[str, Spec]:
+    """ReNO along white noise, ReNO that ends by itself, and a search without gradients, as they are timed."""
+    return {
+        **{name: Spec(reno=sizes.few(n), limited=True) for name, n in RENO_LIMITED.items()},
+        **{name: Spec(reno=sizes.few(n), search="reno-white") for name, n in RENO_WHITE.items()},
+        **{name: Spec(reno=sizes.few(n), search="zero-order") for name, n in ZERO_ORDER.items()},
+    }
+
+
+def search_specs(rewriter: str) -> dict[str, Spec]:
+    """Record name to technique of the other searches, as they are timed."""
     f = hypernoise(0)
     return {
         **{name: Spec(best_of=n) for name, n in (BEST_OF | BEST_OF_50).items()},
         **{name: Spec(best_of=n, adapter=f) for name, n in BEST_OF_MODULATED.items()},
         **{name: Spec(reno=n) for name, n in RENO.items()},
-        **{name: Spec(reno=sizes.few(n), limited=True) for name, n in RENO_LIMITED.items()},
-        **{name: Spec(reno=sizes.few(n), search="reno-white") for name, n in RENO_WHITE.items()},
-        **{name: Spec(reno=sizes.few(n), search="zero-order") for name, n in ZERO_ORDER.items()},
         **{name: Spec(reno=n, adapter=f) for name, n in RENO_MODULATED.items()},
         **{n: Spec(best_of=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_BEST_OF.items()},
         **{n: Spec(reno=k, adapter=SHIPPED_HEAD, iterations=HEAD_BEFORE_SEARCH) for n, k in HEAD_RENO.items()},
@@ -490,17 +496,25 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     specs |= read_again("head", SHIPPED_HEAD, HEAD_READINGS)
     specs |= {f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True) for s in SEVERAL_STEPS}
     specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
-    specs |= search_specs(sizes, rewriter)
+    specs |= search_specs(rewriter)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
     settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
     return Row("timing", "timed", settings, (f, "finetune", "finetune-matched"), 80, alone=True)
+
+
+def white_timing_row(sizes: Sizes) -> Row:
+    """Of what stays on white noise, and of what searches without gradients."""
+    specs = {"base": Spec()} | white_search_specs(sizes) | refine_white_specs(critic(0), sizes)
+    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
+    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
+    return Row("timing-white", "timed", settings, (critic(0),), 90, alone=True)
 
 
 def critic_timing_row(sizes: Sizes) -> Row:
     """Of what asks a critic."""
     first = critic(0)
     specs = {"base": Spec()}
-    specs |= candidate_specs(first, sizes) | refine_specs(first, sizes) | refine_white_specs(first, sizes)
+    specs |= candidate_specs(first, sizes) | refine_specs(first, sizes)
     specs |= {f"{first}-of-{n}-1x3": Spec(adapter=first, iterations=3, candidates=n) for n in (2, 4)}
     specs[f"{first}-1x3-refined-3"] = Spec(adapter=first, iterations=3, refine=3)
     cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
