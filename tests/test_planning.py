@@ -117,12 +117,13 @@ def test_a_run_that_cannot_fit_is_refused_with_what_it_needs():
 def test_the_estimate_loads_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "_train", None)
-    command.main(["--estimate", "--batch_size", "2"])
+    small = "--hypernetwork head --teacher critic --batch_size 1 --critic_steps 1 --use_checkpoint --vae_tiling"
+    command.main(["--estimate", *small.split()])
     lines = capsys.readouterr().out.splitlines()
     total = next(line for line in lines if line.startswith("total"))
     assert lines[-1].startswith("peak ") and lines[-1].endswith(" GiB")
     assert float(lines[-1].split()[1]) == pytest.approx(float(total.split()[-2]), abs=0.06)
-    assert any(line.startswith("--micro_batch_size 1 ") for line in lines)
+    assert any(line.startswith("--offload true ") for line in lines)
     assert not list(tmp_path.iterdir())
 
 

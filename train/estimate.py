@@ -97,6 +97,8 @@ def fitted(args: TrainArguments, free: float, say: Callable[[str], None], name: 
             raise ValueError(f"--fit cannot count the memory of --model {args.model}: {error}") from error
         say(f"how much memory the run needs is not known: {error}")
         return args
+    for line in uncounted(args):
+        say(line)
     if not args.fit:
         check_fits(setup, found, free)
         say(f"peak {found.peak / GIB:.1f} GiB of {free / GIB:.1f} GiB that are free")
