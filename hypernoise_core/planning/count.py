@@ -31,6 +31,9 @@ KINDS = (DENOISER, DECODER, HYPERNETWORK, CRITIC, GRADIENTS, OPTIMIZER, ACTIVATI
 MOST_STEPS = 2
 """Sampling steps that are counted where they run without a gradient: more need no more."""
 
+LAST_LAYER = ("t5", "gemma2")
+"""Kinds of text encoders whose last layer alone is asked for; of all others pipelines ask for every layer's output."""
+
 WINDOWS = {"clip_text_model": 77, "t5": 256, "gemma2": 300}
 """Tokens that a text encoder is padded to, by its kind; 512 for all others."""
 
@@ -297,12 +300,12 @@ def _encoding(setup: Setup) -> Sums[str]:
 
 @torch.no_grad()
 def _encoding_activations(encoder: PreTrainedModel) -> int:
-    """Of one chunk of prompts, all layers' outputs among them, as most pipelines ask for them."""
+    """Of one chunk of prompts."""
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
     ids = torch.ones(CHUNK, window, dtype=torch.long)
     with Counter() as counter:
-        kept = text(input_ids=ids, output_hidden_states=not _is_t5(encoder))
+        kept = text(input_ids=ids, output_hidden_states=text.config.model_type not in LAST_LAYER)
     del kept
     head = encoder.get_output_embeddings()
     logits = ids.numel() * head.weight.shape[0] * head.weight.itemsize if head is not None else 0
