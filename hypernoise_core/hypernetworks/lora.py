@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..batch import TensorBatch
 from ..generators.base import Generator
@@ -185,6 +186,10 @@ class FineTunedDenoiser(DenoiserLora):
         return self.generator.generate(x0, conditioning, steps, seed, self.network, between)
 
 
+PLAIN = (nn.Parameter, FakeTensor)
+"""What can be zeroed. `FakeTensor` is a parameter without data; a host's quantized ones are of other types."""
+
+
 def _zero_layer(network: nn.Module, name: str) -> None:
     """Give `network` a zeroed layer of its own in place of the shared one."""
     layer = dict(network.named_modules()).get(name)
@@ -193,7 +198,7 @@ def _zero_layer(network: nn.Module, name: str) -> None:
         raise SettingError(
             "{last_layer} {!r} is no Linear or Conv2d of this denoiser: leave it out, or try {}", name, near
         )
-    if not isinstance(layer, TARGETS) or any(type(p) is not nn.Parameter for p in layer.parameters(recurse=False)):
+    if not isinstance(layer, TARGETS) or any(type(p) not in PLAIN for p in layer.parameters(recurse=False)):
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, _Zero.of(layer))
         return
