@@ -3,7 +3,7 @@
 `host/` is the bridge between ComfyUI and the core. It holds what the nodes share, and no nodes.
 """
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .compare import HyperNoiseCompare
 from .host import folders

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 """Keep Best Images: Best-of-N."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from hypernoise_core.search import ranking
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .host.folders import EMBEDDED
 from .host.packages import missing

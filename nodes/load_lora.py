@@ -1,6 +1,6 @@
 """Load HyperNoise LoRA."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .host.adapter import HyperNoiseType
 from .host.folders import EMBEDDED, adapter_names, adapter_path, fingerprint

@@ -2,7 +2,7 @@
 
 import comfy.model_management
 import torch
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from hypernoise_core.rewards import RewardEnsemble, check_weights
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from .host.adapter import HyperNoise, HyperNoiseType, check_conditioning

@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 

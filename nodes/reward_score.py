@@ -1,6 +1,6 @@
 """Reward Score."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .host.inputs import picture_inputs
 from .host.progress_text import shown

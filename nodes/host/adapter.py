@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from torch import Tensor, nn
 
 from hypernoise_core.reading import Reading

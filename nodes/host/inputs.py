@@ -1,7 +1,7 @@
 """Inputs that several nodes share."""
 
 import comfy.samplers
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .reward import RewardType
 from .sampling import AUTO

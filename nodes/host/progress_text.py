@@ -2,7 +2,7 @@
 
 The page draws no text output but that of its own preview nodes; progress text it draws on any node."""
 
-from comfy_api.latest import ui
+from comfy_api.v0_0_2 import ui
 from server import PromptServer
 
 

@@ -20,7 +20,7 @@ import folder_paths
 import latent_preview
 import numpy as np
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .families import FAMILIES, VIDEO, RandomClip, model_of, patcher_of, vae_of
 from .quantized import quantized_model_of
