@@ -81,6 +81,12 @@ def another(x0: Tensor, index: int) -> Tensor:
     return torch.stack(rows).to(x0)
 
 
+def with_norm_of(x: Tensor, reference: Tensor) -> Tensor:
+    """`x` [B, …] scaled, row by row, to the norm of `reference`."""
+    norms = [t.flatten(1).norm(dim=1) for t in (reference, x)]
+    return x * (norms[0] / norms[1].clamp_min(1e-12)).view(-1, *[1] * (x.dim() - 1))
+
+
 class KeptNoise:
     """The noise that one run of a sampler keeps. A family makes its denoiser calls through it, and asks it after each
     step.

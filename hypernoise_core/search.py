@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .batch import TensorBatch
-from .noise import BetweenSteps, added_noise, another
+from .noise import BetweenSteps, added_noise, another, with_norm_of
 from .rewards import Reward, RewardEnsemble
 from .settings import SettingError
 from .white_noise import NoiseLimits, whiten
@@ -172,7 +172,7 @@ def reno_path(
     with torch.no_grad():
         noise = _started(start, x0, conditioning).detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([noise], lr=lr, momentum=0.9, nesterov=True)
-    begun, dim = _norms(noise), math.prod(noise.shape[1:])
+    begun, dim = noise.detach().clone(), math.prod(noise.shape[1:])
     guard = _Guard(reward, text, limits)
     best: Found | None = None
     for iteration in range(iterations + 1):
@@ -196,7 +196,7 @@ def reno_path(
         optimizer.step()
         if white:
             with torch.no_grad():
-                noise.copy_(_white(noise, begun))
+                noise.copy_(with_norm_of(whiten(noise), begun))
 
 
 def zero_order_path(
@@ -229,7 +229,7 @@ def zero_order_path(
                 noise = begun = _started(start, x0, conditioning)
             else:
                 noise = (1 - near**2).sqrt() * best.x0 + near * another(x0, iteration)
-                noise = noise * (_norms(begun) / _norms(noise).clamp_min(1e-12))
+                noise = with_norm_of(noise, begun)
             between = added_noise(between_steps, x0, noise)
             images = generator.generate(noise, conditioning, steps, seed, between=between)
             tried = _found(noise, images, reward.score(images, text), iteration)
@@ -329,12 +329,6 @@ class _Guard:
 def _check_iterations(iterations: int) -> None:
     if iterations < 0:
         raise SettingError("{iterations} is {}: give at least 0", iterations)
-
-
-def _white(x: Tensor, norms: Tensor) -> Tensor:
-    """`x` brought onto white noise, at `norms` [B, 1, 1, 1]."""
-    x = whiten(x)
-    return x * (norms / _norms(x).clamp_min(1e-12))
 
 
 def _norms(x: Tensor) -> Tensor:

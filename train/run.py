@@ -15,7 +15,6 @@ import torch
 from PIL.Image import Image
 from tqdm import tqdm
 
-from hypernoise_core.files import replacing
 from hypernoise_core.hypernetworks import Adapter
 from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.training import (
@@ -35,7 +34,6 @@ from hypernoise_core.training import (
     processes,
     trainer_state,
 )
-from hypernoise_core.training.checkpoint import ADAPTER_NAME
 
 from .cli import reworded
 from .launch import Trackers
@@ -193,9 +191,7 @@ class Run:
         if not self.writes:
             return
         self._trackers.close()
-        if self.last_checkpoint:
-            with replacing(self.adapter_file) as temporary:
-                shutil.copyfile(self.last_checkpoint / ADAPTER_NAME, temporary)
+        self._checkpoints.put_back(self.adapter_file)
 
     def _finish(self) -> None:
         self._save_checkpoint()

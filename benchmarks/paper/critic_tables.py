@@ -102,6 +102,12 @@ def shipped_table(results: Results) -> str:
     )
 
 
+def added_by_refining(results: Results) -> str:
+    """What three steps of ascent add to three readings."""
+    added = results.difference(f"{SHIPPED_HEAD}-1x3-refined-3", read(SHIPPED_HEAD, 3))
+    return f"Three steps of ascent add {added or GAP} to three readings of the same noises."
+
+
 def _asked(results: Results, named: dict[str, str]) -> str:
     """Title to record."""
     rows = []

@@ -92,6 +92,7 @@ def write_page(path: Path, folder: Path, results: Results, scale: float, seed: i
         "The critic of the shipped head, which learnt from 40,000 images once the head was finished "
         f"(`embedded-head-critic.yaml`), {PER_RENO} images a prompt:",
         critic_tables.shipped_table(results),
+        critic_tables.added_by_refining(results),
         picture("calibration"),
         "### Scores that exist already",
         "The detector's yes or no on some images of the base, of training prompts, and nothing else: no image is drawn "

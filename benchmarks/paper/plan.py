@@ -488,6 +488,13 @@ def retraining(scale: float, seed: int, steps: int = 0, noise: float = 0.0) -> d
     return {"steps": steps and max(2, round(steps * scale)), "batch": 32, "lr": 1e-4, "noise": noise, "seed": seed}
 
 
+def timing(name: str, sizes: Sizes, specs: dict[str, Spec], seconds: float, needs: tuple[str, ...]) -> Row:
+    """A row that times techniques side by side, with nothing else running."""
+    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
+    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
+    return Row(name, "timed", settings, needs, seconds, alone=True)
+
+
 def timing_row(sizes: Sizes, rewriter: str) -> Row:
     f = hypernoise(0)
     specs = {"base": Spec()} | {f"base-{s}": Spec(steps=s) for s in STEPS}
@@ -497,17 +504,13 @@ def timing_row(sizes: Sizes, rewriter: str) -> Row:
     specs |= {f"{SHIPPED_HEAD}-{s}-free": Spec(adapter=SHIPPED_HEAD, steps=s, free_reading=True) for s in SEVERAL_STEPS}
     specs |= {f"{name}-1": Spec(adapter=name) for name in ("finetune", "finetune-matched")}
     specs |= search_specs(rewriter)
-    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
-    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
-    return Row("timing", "timed", settings, (f, "finetune", "finetune-matched"), 80, alone=True)
+    return timing("timing", sizes, specs, 80, (f, "finetune", "finetune-matched"))
 
 
 def white_timing_row(sizes: Sizes) -> Row:
     """Of what stays on white noise, and of what searches without gradients."""
     specs = {"base": Spec()} | white_search_specs(sizes) | refine_white_specs(critic(0), sizes)
-    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
-    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
-    return Row("timing-white", "timed", settings, (critic(0),), 90, alone=True)
+    return timing("timing-white", sizes, specs, 90, (critic(0),))
 
 
 def critic_timing_row(sizes: Sizes) -> Row:
@@ -517,6 +520,4 @@ def critic_timing_row(sizes: Sizes) -> Row:
     specs |= candidate_specs(first, sizes) | refine_specs(first, sizes)
     specs |= {f"{first}-of-{n}-1x3": Spec(adapter=first, iterations=3, candidates=n) for n in (2, 4)}
     specs[f"{first}-1x3-refined-3"] = Spec(adapter=first, iterations=3, refine=3)
-    cases = {"n": len(CATEGORIES) * PER_PROMPT, "per": 2}
-    settings = {"specs": {k: spec_settings(s) for k, s in specs.items()}, "rounds": sizes.few(3), **cases}
-    return Row("timing-critic", "timed", settings, (first,), 40, alone=True)
+    return timing("timing-critic", sizes, specs, 40, (first,))

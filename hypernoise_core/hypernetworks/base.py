@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import TensorBatch
-from ..noise import BetweenSteps, First, added_noise
+from ..noise import BetweenSteps, First, added_noise, with_norm_of
 from ..settings import SettingError
 
 if TYPE_CHECKING:  # ComfyUI loads heads without diffusers
@@ -179,12 +179,6 @@ class NoiseHypernetwork(Adapter, NoiseFunction):
         start = self.modulate(x0, conditioning, strength, iterations)
         between = added_noise(between_steps, x0, start)
         return self.generator.generate(start, conditioning, steps, seed, between=between)
-
-
-def with_norm_of(x: Tensor, reference: Tensor) -> Tensor:
-    """`x` [B, …] scaled, row by row, to the norm of `reference`."""
-    norms = [t.flatten(1).norm(dim=1) for t in (reference, x)]
-    return x * (norms[0] / norms[1].clamp_min(1e-12)).view(-1, *[1] * (x.dim() - 1))
 
 
 def coarse(x: Tensor, k: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..noise import another
+from ..noise import another, with_norm_of
 from ..reading import Reading
 from ..settings import SettingError
 from ..white_noise import whiten
@@ -87,7 +87,7 @@ class Critic:
         """
         if iterations < 0:
             raise SettingError("{refine} is {}: give at least 0", iterations)
-        at, velocity, norm = x.detach().float(), torch.zeros_like(x), _norms(x)
+        at, velocity = x.detach().float(), torch.zeros_like(x)
         best, most = at, torch.full((len(x),), -torch.inf, device=x.device)
         before = after = most
         for iteration in range(iterations + 1):
@@ -105,8 +105,7 @@ class Critic:
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
-                at = whiten(at) if white else at
-                at = at * (norm / _norms(at).clamp_min(1e-12))
+                at = with_norm_of(whiten(at) if white else at, x)
         return Promising(best, before, after)
 
 

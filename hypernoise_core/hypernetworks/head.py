@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import TensorBatch
-from ..noise import First
+from ..noise import First, with_norm_of
 from ..reading import Reading
 from ..settings import SettingError
-from .base import NoiseHypernetwork, with_norm_of
+from .base import NoiseHypernetwork
 from .critic import Critic
 from .critic_network import CriticNetwork
 from .head_file import KIND, HeadInfo, LatentSpace, read_head, write_head

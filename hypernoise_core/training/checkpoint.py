@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import flush, umask
+from ..files import flush, replacing, umask
 from .state import TrainerState
 
 ADAPTER_NAME = "hypernoise.safetensors"
@@ -79,6 +79,12 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         return max(self.all(), default=None)
+
+    def put_back(self, adapter: Path) -> None:
+        """Make the newest one's adapter the file `adapter`, where there is one."""
+        if newest := self.newest():
+            with replacing(adapter) as temporary:
+                shutil.copyfile(newest.path / ADAPTER_NAME, temporary)
 
     def save(self, state: TrainerState, save_adapter: Callable[[Path], None]) -> Path:
         """Write `state`, and the adapter with `save_adapter`; then remove the checkpoints that are not kept."""

@@ -53,8 +53,8 @@ class FittedHead(FittedHyperNoise):
         )
 
     def delta(self, call: FirstCall, remaining: int) -> Tensor:
-        if _whole_picture(call) is not None:
-            return self.moves(call.noise, self.read(call), remaining)
+        if (first := _whole_picture(call)) is not None:
+            return self.moves(call.noise, self._read(call, first), remaining)
         delta, total = torch.zeros_like(call.noise), torch.zeros_like(call.noise)
         for cond in call.conds:
             if (weight := call.weight(cond)) is not None:

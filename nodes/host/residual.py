@@ -12,8 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from hypernoise_core.hypernetworks.base import NoiseFunction, with_norm_of
+from hypernoise_core.hypernetworks.base import NoiseFunction
 from hypernoise_core.hypernetworks.critic import Critic, Promising
+from hypernoise_core.noise import with_norm_of
 from hypernoise_core.reading import Reading
 
 from .adapter import HyperNoise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from hypernoise_core.training import (
     load_trainer_state,
     trainer_state,
 )
-from hypernoise_core.training.checkpoint import ADAPTER_NAME
 
 from .differentiation import each_with_mutations
 from .folders import ADAPTERS, told
@@ -233,11 +231,11 @@ class TrainingRun:
 
     def _go_back(self) -> str:
         """Make the last checkpoint's adapter the run's; what is left, in words."""
-        if (last := self._checkpoints.newest()) is None or not last.step:
+        last = self._checkpoints.newest()
+        if last is None or not last.step:
             self.place.adapter.unlink(missing_ok=True)
             return "no checkpoint was saved before that: start again"
-        with replacing(self.place.adapter) as temporary:
-            shutil.copyfile(last.path / ADAPTER_NAME, temporary)
+        self._checkpoints.put_back(self.place.adapter)
         return f"{told(self.place.adapter)} is from step {last.step}, before that: set resume to go on from it"
 
     def _kept(self) -> str:
