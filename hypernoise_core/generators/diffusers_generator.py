@@ -70,10 +70,12 @@ class DiffusersGenerator(Generator):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
-        """As of `Generator`. Warns of every prompt that is cut."""
-        self._tell_cuts(list(prompts))
+        """As of `Generator`. A prompt that comes again is encoded once. Warns of every prompt that is cut."""
+        distinct = list(dict.fromkeys(prompts))
+        self._tell_cuts(distinct)
         with self._text_encoders_on_device():
-            return self._encode(list(prompts))
+            encoded = self._encode(list(distinct))  # pipelines write into the list
+        return encoded.rows([distinct.index(prompt) for prompt in prompts])
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

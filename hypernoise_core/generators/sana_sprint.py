@@ -33,14 +33,15 @@ class SanaSprint(DiffusersGenerator):
     max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
+        cleaned = self.pipeline._text_preprocessing(prompts)  # other letters may be more tokens
+        longest = max(map(len, self.tokenizer(cleaned)["input_ids"]))
         embeds, mask = self.pipeline.encode_prompt(
             prompts,
             complex_human_instruction=None,
             device=self.text_encoders[0].device,
-            max_sequence_length=MAX_TOKENS,
-        )
-        longest = int(mask.sum(1).max())  # masked tokens change no image and cost most of the time
-        return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})
+            max_sequence_length=min(longest, MAX_TOKENS),
+        )  # padding to the pipeline's 300 tokens would change no image and cost most of the time
+        return TensorBatch({"embeds": embeds, "mask": mask})
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         return self.predict(denoiser, x0, torch.ones(len(x0), device=x0.device), conditioning)
