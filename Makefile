@@ -1,5 +1,6 @@
 # make demo   install, train a HyperNoise LoRA for the embedded generator, compare it with the base
-# make test   install, lint, check format and types, run the tests in two processes (PROCESSES=0 for none but its own)
+# make test   install, lint, check format and types, run the tests in two processes (PROCESSES=0 for none but its own;
+#             EVERYTHING=1 for the long ones too, as CI does)
 # make test-host   the node pack in a real ComfyUI: HYPERNOISE_COMFY_ROOT says where, else ~/comfy/ComfyUI
 # make family-table   try every image family of that ComfyUI's again, and write docs/models.md's table
 # make reward-packages   the published image-reward and hpsv2, in an environment of their own (Python 3.10), against ours
@@ -26,7 +27,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) $(if $(EVERYTHING),-m 'not full_size')
 
 test-host: $(READY)
 	$(BIN)/python -m pytest tests/host

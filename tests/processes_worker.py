@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_generator
+from tiny_pipelines import tiny_generator
+
+from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.training import Checkpoints, StepDone, load_trainer_state, trainer_state
 
@@ -85,7 +87,7 @@ def leave_critic(folder: Path, rank: int, generator) -> None:
 def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    generator = load_generator("embedded")
+    generator = tiny_generator("sana-sprint")
     for kind in KINDS:
         leave(folder / kind, rank, generator, kind)
     leave_critic(folder / "critic", rank, generator)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from conftest import randomized, randomized_head
@@ -223,20 +224,12 @@ def test_a_stopped_run_keeps_what_it_trained(folder):
     (folder / "p.txt").write_text("two crosses\n")
     line = "--max_steps=10000 --save_dir=run --batch_size=2 --lora_rank=4 --rewards=redness --prompts=p.txt "
     line += "--warm_start_pictures=0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train", *line.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(train_command.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forks.start(folder / "log.txt", train_command.main, line.split())
     metrics = folder / "run/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
-    assert "stopped at step" in out
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert forks.running(process), (folder / "log.txt").read_text()
+        time.sleep(0.05)
+    os.kill(process, signal.SIGINT)
+    assert forks.wait(process) == 0
+    assert "stopped at step" in (folder / "log.txt").read_text()
     assert (folder / "run/hypernoise.safetensors").is_file()

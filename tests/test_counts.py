@@ -14,7 +14,7 @@ from hypernoise_core.planning.released import sana_transformer
 from hypernoise_core.planning.without_data import without_data
 
 
-@pytest.mark.parametrize("name", ["sd-turbo", pytest.param("sana", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["sd-turbo", pytest.param("sana", marks=pytest.mark.full_size)])
 def test_a_head_costs_less_than_a_twentieth_of_the_call_that_it_reads(name):
     with without_data():
         head = HeadHypernetwork.new(made(MODELS[name], name))

@@ -36,6 +36,11 @@ from train.config import TrainArguments
 
 AGAIN = "hypernoise-0-*,finetune-matched-steps,base-re*,hypernoise-best-of,redness,kl,transfer-*,multi-*,hard-*"
 """Rows of every kind but the timing, with all that they need."""
+SOME = (
+    "base-1-steps,base-2-steps,base-4-steps,base-reno,critic-0-calibrated,finetune-matched,redness,kl,retrained,"
+    "transfer-perturbed,hard-measured,timing-white"
+)
+SOME_AGAIN = "base-reno,kl,hard-measured"
 OF_LORAS = 10
 """Targets of the paper's hypernetwork; those of heads follow."""
 TINY = ["--scale=0.005", "--workers=1"]
@@ -73,35 +78,43 @@ def run(folder, *line, plots=no_plots):
 
 
 @pytest.fixture(scope="module")
-def whole(toys, tmp_path_factory):
-    """(folder, rows as they were found) of a whole tiny run."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, run(folder, plots=plots)
+def some(toys, tmp_path_factory):
+    """(folder, rows as they were found) of a tiny run of a row of each kind."""
+    folder = tmp_path_factory.mktemp("some")
+    return folder, run(folder, f"--only={SOME}")
 
 
 def untimed(rows):
     return {name: {key: value for key, value in row.items() if key != "timing"} for name, row in rows.items()}
 
 
-def test_every_row_runs_and_a_second_run_gives_equal_numbers(whole, tmp_path):
-    folder, rows = whole
+def test_a_row_of_each_kind_runs_and_a_second_run_gives_equal_numbers(some, tmp_path):
+    _, rows = some
+    assert {row["kind"] for row in rows.values()} == set(runner.KINDS)
+    again = run(tmp_path, f"--only={SOME_AGAIN}")
+    assert {name: row for name, row in untimed(rows).items() if name in again} == untimed(again)
+    assert again["kl"]["timing"] != rows["kl"]["timing"]
+
+
+@pytest.mark.slow
+def test_every_row_runs_and_a_second_run_gives_equal_numbers(toys, tmp_path):
+    rows = run(tmp_path / "first", plots=plots)
     assert set(rows) == {row.name for row in plan(0.005)}
-    again = run(tmp_path, f"--only={AGAIN}")
+    again = run(tmp_path / "second", f"--only={AGAIN}")
     assert {name: row for name, row in untimed(rows).items() if name in again} == untimed(again)
     assert len(again) > 15
-    assert again["kl"]["timing"] != rows["kl"]["timing"]
-    page = (folder / "results.md").read_text()
+    page = (tmp_path / "first" / "results.md").read_text()
     assert f"{len(rows)} of {len(rows)} rows exist" in page
     assert "failed" not in page
 
 
-def test_what_is_there_is_not_run_again(whole, tmp_path, capsys):
-    folder = shutil.copytree(whole[0], tmp_path / "copy")
+def test_what_is_there_is_not_run_again(some, tmp_path, capsys):
+    folder = shutil.copytree(some[0], tmp_path / "copy")
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    run(folder)
+    run(folder, f"--only={SOME}")
     assert times == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     (folder / "base-2-steps.json").write_text('{"half": ')  # as no row of ours can be left
-    run(folder)
+    run(folder, f"--only={SOME}")
     run(folder, "--fresh", "--only=base-4-steps")
     changed = {n for n, t in times.items() if (folder / n).stat().st_mtime_ns != t}
     assert changed == {"base-2-steps.json", "base-4-steps.json"}
@@ -173,9 +186,9 @@ def test_costs_are_counted_as_they_are(toys, tmp_path, name):
     assert (measure(own, spec, tools, chosen_cases(60, 2), 2)["kl"] is None) == bool(spec.best_of)
 
 
-def test_a_search_is_measured_at_several_points_of_one_run(whole):
+def test_a_search_is_measured_at_several_points_of_one_run(some):
     """The record at five iterations is that of a search of five."""
-    folder, rows = whole
+    folder, rows = some
     own = World(Places(folder).work)
     settings = rows["base-reno"]["settings"]
     todo, spec = chosen_cases(settings["n"], settings["per"]), Spec(reno=5)
@@ -185,8 +198,8 @@ def test_a_search_is_measured_at_several_points_of_one_run(whole):
     assert records["base-reno-50"]["reward"] > records["base-reno-5"]["reward"]
 
 
-def test_a_changed_generator_is_kept(whole):
-    folder, rows = whole
+def test_a_changed_generator_is_kept(some):
+    folder, rows = some
     own = World(Places(folder).work)
     assert 0 < rows["perturbed"]["relative_change"] < 0.1
     assert rows["retrained"]["relative_change"] > 0

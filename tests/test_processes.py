@@ -4,10 +4,16 @@ import forks
 import processes_worker
 import pytest
 import torch
+from tiny_pipelines import tiny_generator
 
 from hypernoise_core import Trainer, TrainingConfig
 from hypernoise_core.training import processes
 from train.__main__ import main as train
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny_generator("sana-sprint")
 
 
 @pytest.fixture(scope="module")

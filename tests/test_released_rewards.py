@@ -111,7 +111,7 @@ def save_vit_h(folder):
     CLIPModel(config).save_pretrained(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("name", ["hpsv2", "imagereward", "pickscore", "clip"])
 def test_full_size_equals_the_original(released, tmp_path, name, capsys):
     """ViT-H-14 and BLIP-large with all their layers, random weights: about 12 GB and two minutes each."""

@@ -30,7 +30,7 @@ QUICK = {"FLUX.2", "ERNIE-Image", "Qwen-Image", "PixelDiT"}
 
 
 def listed(family):
-    return family if family in QUICK else pytest.param(family, marks=pytest.mark.slow)
+    return family if family in QUICK else pytest.param(family, marks=pytest.mark.full_size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
