@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
 from tiny_pipelines import tiny_generator
 
 from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig
