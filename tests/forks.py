@@ -23,6 +23,8 @@ def start(log: Path, function: Callable, *arguments, **environment: str) -> int:
             os.dup2(sys.stdout.fileno(), stream)
         function(*arguments)
         code = 0
+    except SystemExit as ended:
+        code = ended.code
     except BaseException:
         traceback.print_exc()
     finally:

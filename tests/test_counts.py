@@ -71,6 +71,7 @@ def test_what_is_counted_without_data_is_what_a_step_with_data_takes(kind):
     assert vars(counted) | {"peak": 0} == vars(true) | {"peak": 0}
 
 
+@pytest.mark.slow
 def test_a_head_trains_in_seven_tenths_of_the_loras_memory():
     rows = trainers(StepByKindArguments(batch_size=1))
     lora, head = memory_of(rows["LoRA"]), memory_of(rows["head"])

@@ -111,6 +111,7 @@ def test_the_exact_kl_of_a_linear_map():
     assert mean["exact"] == pytest.approx(mean["l2"] + mean["error"])
 
 
+@pytest.mark.slow
 def test_the_whole_jacobian_agrees_with_the_estimates(generator, hypernetwork, prompts):
     conditioning, x0 = generator.encode(prompts[:1]), generator.noise(1, 32, 32)
 

@@ -47,8 +47,9 @@ def test_prompts_of_different_lengths_in_one_batch_equal_one_by_one(family):
 
 
 @pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, LCMScheduler, DDIMScheduler])
-@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-@pytest.mark.parametrize("name", ["sd-turbo", "sdxl-turbo"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sd-turbo", "v_prediction"), ("sd-turbo", "sample"), ("sdxl-turbo", "v_prediction")]
+)
 def test_pictures_of_other_predictions_equal_the_pipelines(name, kind, scheduler):
     generator = tiny_generator(name)
     generator.pipeline.scheduler = scheduler.from_config({**SCHEDULE, "prediction_type": kind, "clip_sample": False})

@@ -60,5 +60,6 @@ def test_strided_convolutions_branch_like_the_layer():
     assert torch.allclose(branch(x), layer(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_core_model_needs_in_comfyui_imports_without_diffusers_and_peft():
     subprocess.run([sys.executable, "-c", CORE_MODEL_IMPORTS], check=True)

@@ -1,5 +1,10 @@
 """Two gloo processes on a CPU train as one does: the same gradients, numbers and weights, also after a resume."""
 
+import os
+import signal
+import socket
+import time
+
 import forks
 import processes_worker
 import pytest
@@ -8,7 +13,9 @@ from tiny_pipelines import tiny_generator
 
 from hypernoise_core import Trainer, TrainingConfig
 from hypernoise_core.training import processes
+from train.__main__ import PROG
 from train.__main__ import main as train
+from train.cli import run_command
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +76,35 @@ def test_a_batch_that_cannot_be_shared_is_refused(generator, redness, prompts, m
     monkeypatch.setattr(processes, "count", lambda: 3)
     with pytest.raises(ValueError, match="batch_size is 4, which 3 processes cannot share"):
         Trainer(generator, redness, prompts, TrainingConfig(rank=4, batch_size=4))
+
+
+def test_a_process_that_dies_ends_the_others_in_words_and_one_alone_goes_on(toy_model, tmp_path):
+    """They see each other by address only, as two machines do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = ["--max_steps=100000", "--batch_size=2", "--lora_rank=2", "--rewards=redness", "--warm_start_pictures=0"]
+    line += ["--diagnostics_every=0", "--save_every=5", f"--save_dir={tmp_path / 'run'}"]
+    logs = [tmp_path / f"log-{rank}.txt" for rank in (0, 1)]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run = [
+        forks.start(logs[rank], run_command_and_exit, line, **place, RANK=str(rank), LOCAL_RANK="0") for rank in (0, 1)
+    ]
+    while not list(tmp_path.glob("run/checkpoints/step-000005")):
+        assert all(map(forks.running, run)), [log.read_text() for log in logs]
+        time.sleep(0.05)
+    os.kill(run[1], signal.SIGKILL)
+    killed = time.monotonic()
+    assert forks.wait(run[1]) == -signal.SIGKILL
+    assert forks.wait(run[0]) == 2
+    assert time.monotonic() - killed < 60
+    last = logs[0].read_text().splitlines()[-1]
+    assert "another process of this run has ended" in last
+    assert f"--resume {tmp_path / 'run'}" in last
+    step = max(int(path.name[5:]) for path in tmp_path.glob("run/checkpoints/step-*"))
+    train([f"--resume={tmp_path / 'run'}", f"--max_steps={step + 2}"])
+    assert (tmp_path / "run" / "checkpoints" / f"step-{step + 2:06d}").is_dir()
+
+
+def run_command_and_exit(line):
+    raise SystemExit(run_command(train, PROG, line))

@@ -21,6 +21,7 @@ from hypernoise_core.files import replacing
 from hypernoise_core.prompt_sets import PromptMix
 from hypernoise_core.training import (
     DivergedError,
+    LostProcessError,
     NonFiniteError,
     OutOfMemoryError,
     Trainer,
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Only the first process looks: names hold the time, and folders may change meanwhile.
         start = processes.gather(_find_start(args) if processes.rank() == 0 else None)[0]
         _train(args, device, start)
+    except LostProcessError as error:
+        raise ValueError(f"{error.args[0]}, before the first step: start all of them again") from error
     finally:
         leave_processes()
 
@@ -118,7 +121,7 @@ def _run(trainer: Trainer, args: TrainArguments, start: Start, samples: list[str
             temporary.write_text(yaml.safe_dump(stored, sort_keys=False))
     try:
         run.train()
-    except (NonFiniteError, OutOfMemoryError) as error:
+    except (NonFiniteError, OutOfMemoryError, LostProcessError) as error:
         why = reworded(error.args[0], TrainArguments)
         raise ValueError(f"stopped at step {trainer.step}: {why}; {_what_is_left(error, run)}") from error
     verb = "trained" if trainer.finished else "stopped"
@@ -130,6 +133,8 @@ def _run(trainer: Trainer, args: TrainArguments, start: Start, samples: list[str
 
 
 def _what_is_left(error: Exception, run: Run) -> str:
+    if isinstance(error, LostProcessError):
+        return f"go on from the last checkpoint, with any number of processes: --resume {run.folder}"
     if not isinstance(error, DivergedError):
         return f"what was trained is in {run.folder}: resume it with --resume"
     if not run.last_checkpoint:

@@ -6,6 +6,7 @@ from .config import TrainingConfig
 from .divergence import DivergedError, NonFiniteError
 from .events import Diagnosed, EarlyStop, Event, Notice, StepDone, StepSkipped, Validated, WarmStart
 from .memory import OutOfMemoryError
+from .processes import LostProcessError
 from .scored import ScoredNoise
 from .state import TrainerState, load_trainer_state, trainer_state
 from .trainer import Trainer
@@ -17,6 +18,7 @@ __all__ = [
     "DivergedError",
     "EarlyStop",
     "Event",
+    "LostProcessError",
     "NonFiniteError",
     "Notice",
     "OutOfMemoryError",

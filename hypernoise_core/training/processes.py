@@ -3,17 +3,25 @@
 `torch.distributed` is used only if it has been initialised, for example by `accelerate launch -m train`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..device import is_of_memory
+from ..settings import Message
+
 BUCKET = 2**25
 """Numbers sent at a time (128 MB of float32)."""
 
 T = TypeVar("T")
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run, on this machine or another, has ended or cannot be reached."""
 
 
 def count() -> int:
@@ -30,7 +38,8 @@ def sum_(tensors: Iterable[Tensor]) -> None:
     if count() > 1:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
-            dist.all_reduce(flat)
+            with _all_alive():
+                dist.all_reduce(flat)
             for tensor, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
@@ -53,5 +62,17 @@ def gather(value: T) -> list[T]:
     if count() == 1:
         return [value]
     values: list[T] = [value] * count()
-    dist.all_gather_object(values, value)
+    with _all_alive():
+        dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Say in words what a backend says of its sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_of_memory(error):
+            raise
+        raise LostProcessError(Message("another process of this run has ended or cannot be reached")) from error
