@@ -113,6 +113,17 @@ class DiffusersGenerator(Generator):
         latents = latents.to(self.autoencoder.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
         return as_pictures(self.autoencoder.decode(latents, return_dict=False)[0])
 
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """The latents [B, C, h, w] of pictures [B, 3, H, W] in [0, 1]: what `decode` undoes, as far as the autoencoder
+        can."""
+        config, latents = self.autoencoder.config, self._encoded(pictures)
+        return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+    def _encoded(self, pictures: Tensor) -> Tensor:
+        """What the autoencoder makes of pictures, without a draw, in float32."""
+        found = self.autoencoder.encode(pictures.to(self.autoencoder.dtype) * 2 - 1, return_dict=False)[0]
+        return (found if isinstance(found, Tensor) else found.mode()).float()
+
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         for module in (self.denoiser, self.autoencoder):
             self._checkpoint(module, enabled)
