@@ -199,17 +199,16 @@ class HyperNoiseTrain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name="", hypernetwork=BEFORE):
+        """Errors are raised: what is returned, ComfyUI repeats for each of these inputs."""
         if words := missing("diffusers", *(["peft"] if hypernetwork == "lora" else [])):
-            return words
+            raise ValueError(words)
         parts = Path(name or "").parts
         if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
-            return f"name: {name!r} is not a file name in models/hypernoise: write a name such as my_hypernoise"
-        if prompts is None or prompts_file is None:  # from another node: known when it runs
-            return True
-        try:
+            raise ValueError(
+                f"name: {name!r} is not a file name in models/hypernoise: write a name such as my_hypernoise"
+            )
+        if prompts is not None and prompts_file is not None:  # None: from another node, known when it runs
             collect_prompts(prompts, prompts_file)
-        except ValueError as error:
-            return str(error)
         return True
 
     @classmethod
