@@ -33,6 +33,17 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
                     tooltip="Allow a download from Hugging Face if the model is not on this machine. It is kept in the "
                     "Hugging Face cache.",
                 ),
+                io.Int.Input(
+                    "text_length",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    optional=True,
+                    tooltip="Tokens of a prompt that the model reads; 0 for the model's own, such as 256 for FLUX. "
+                    "Longer prompts are cut. FLUX, FLUX.2 and SD3 see the padding of shorter ones, so a hypernetwork "
+                    "works best at the length that it was trained with.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="For KSampler, SamplerCustomAdvanced and the Modulate nodes."),
@@ -51,11 +62,15 @@ class HyperNoiseLoadGenerator(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model, download=False) -> io.NodeOutput:
+    def execute(cls, model, download=False, text_length=0) -> io.NodeOutput:
+        from hypernoise_core.settings import about
+
         from .host.diffusers_pipeline import load_pipeline
         from .host.generator_places import fetch
 
-        return io.NodeOutput(*load_pipeline(_place(model, download) or fetch(model.strip())))
+        with about("model"):
+            place = _place(model, download) or fetch(model.strip())
+        return io.NodeOutput(*load_pipeline(place, text_length or None))
 
 
 def _place(model: str, download: bool) -> str | None:

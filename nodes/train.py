@@ -46,6 +46,7 @@ class HyperNoiseTrain(io.ComfyNode):
             "model does not change. Cancel keeps what was trained.",
             search_aliases=["train noise hypernetwork", "hypernoise trainer", "train lora", "reward training"],
             is_output_node=True,
+            is_experimental=True,  # as the host's own Train LoRA
             inputs=[
                 io.Model.Input("model", tooltip="A few-step model such as SD-Turbo, FLUX schnell or SANA-Sprint."),
                 *text_and_vae_inputs(),
@@ -76,7 +77,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1_000_000,
                     tooltip="Optimizer steps in total, including those before a resume.",
                 ),
-                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="Images per step."),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, advanced=True, tooltip="Images per step."),
                 io.Int.Input(
                     "rank",
                     default=64,
@@ -101,6 +102,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1.0,
                     step=1e-7,
                     round=1e-9,
+                    advanced=True,
                     tooltip="Learning rate. Start at 1e-3 for a head and at 1e-4 for a LoRA. If the reward stays "
                     "flat, try three times as much. If the KL explodes, try a third.",
                 ),
@@ -111,6 +113,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=10_000.0,
                     step=1e-3,
                     round=1e-6,
+                    advanced=True,
                     tooltip="α in loss = KL - reward / α. Smaller values follow the reward further. Halve it until "
                     "the KL reaches a few nats.",
                 ),
@@ -307,6 +310,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             min=1,
             max=8,
             optional=True,
+            advanced=True,
             tooltip="The most readings that it is trained for. You may use fewer later. Each reading costs one "
             "denoiser call.",
         ),

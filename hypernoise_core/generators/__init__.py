@@ -72,6 +72,7 @@ def load_generator(
     generator_lora: str | None = None,
     scheduler: Scheduler | None = None,
     shift: float | None = None,
+    text_length: int | None = None,
 ) -> DiffusersGenerator:
     """Load a few-step model and freeze it.
 
@@ -91,6 +92,8 @@ def load_generator(
             enough. It is added to the weights in memory.
         scheduler: the sampler that such a model or LoRA wants, in place of its pipeline's.
         shift: the static shift of a rectified flow's noise levels, in place of its pipeline's.
+        text_length: tokens of a prompt that are encoded, in place of the family's own: longer ones are cut, and shorter
+            ones filled up where the denoiser sees the padding (FLUX, FLUX.2, SD3).
 
     Only safetensors are read: pickles may run code.
 
@@ -133,6 +136,8 @@ def load_generator(
     lora = _fuse_lora(pipeline, family.denoiser_name, generator_lora, name) if generator_lora else ""
     with about("config" if config else "model"):
         generator = family(pipeline, name, offload)
+    if text_length is not None:
+        generator.set_text_length(text_length)
     generator.lora = lora  # of a LoRA in the model's own files nothing is known
     return generator
 

@@ -28,8 +28,7 @@ class Flux2Klein(RectifiedFlow):
         self.latent_scale = 2 * pipeline.vae_scale_factor
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        tokens = min(MAX_TOKENS, self.pipeline.tokenizer.model_max_length)
-        embeds, _ = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=tokens)
+        embeds, _ = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=self.text_length)
         return TensorBatch({"embeds": embeds})
 
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:

@@ -37,7 +37,7 @@ class SanaSprint(DiffusersGenerator):
             prompts,
             complex_human_instruction=None,
             device=self.text_encoders[0].device,
-            max_sequence_length=MAX_TOKENS,
+            max_sequence_length=self.text_length,
         )
         longest = int(mask.sum(1).max())  # masked tokens change no image and cost most of the time
         return TensorBatch({"embeds": embeds[:, :longest], "mask": mask[:, :longest]})

@@ -15,7 +15,7 @@ from .diffusers_model import diffusers_model
 from .diffusers_vae import PipelineVae
 
 
-def load_pipeline(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+def load_pipeline(source: str, text_length: int | None = None) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """MODEL, CLIP and VAE of the pipeline at `source`, as of the core's `load_generator`.
 
     Raises:
@@ -23,5 +23,5 @@ def load_pipeline(source: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VA
     """
     device = comfy.model_management.get_torch_device()
     dtype = comfy.model_management.unet_dtype(device=device, supported_dtypes=[torch.bfloat16, torch.float32])
-    generator = load_generator(source, dtype=dtype)
+    generator = load_generator(source, dtype=dtype, text_length=text_length)
     return diffusers_model(generator), diffusers_clip(generator), PipelineVae(generator)
