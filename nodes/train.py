@@ -282,8 +282,7 @@ class HyperNoiseTrain(io.ComfyNode):
             keep_picture(run.picture, place.folder / "preview.png")
         preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
         trained = load_hypernoise(place.adapter.stem, place.adapter)
-        words = shown(run.report(), cls.hidden.unique_id)
-        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **words.as_dict()}
+        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **shown(run.report())}
         return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=outcome)
 
 
