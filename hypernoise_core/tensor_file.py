@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .files import stand_in
 
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".model", ".txt")
+"""Endings of weights, configurations and vocabularies."""
+
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Named tensors on the CPU, and the header's metadata if the format has any. No code in the file is run.
@@ -71,9 +74,21 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _refuse_stand_in(path: Path, error: BaseException) -> None:
+def refuse_stand_ins(place: Path) -> None:
+    """Check that a model's file, or each in a folder, is not a pointer of git-lfs or a web page. Of each, the first
+    bytes are read.
+
+    Raises:
+        ValueError: one is.
+    """
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if path.suffix in MODEL_FILES and path.is_file():
+            _refuse_stand_in(path)
+
+
+def _refuse_stand_in(path: Path, error: BaseException | None = None) -> None:
     if told := stand_in(path):
-        raise ValueError(f"{path} holds no weights, it is {told}") from error
+        raise ValueError(f"{path} holds no data, it is {told}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -37,7 +37,6 @@ class HyperNoiseCompare(io.ComfyNode):
                 io.Image.Output(display_name="grid", tooltip="All pairs in one image."),
                 io.String.Output(display_name="report", tooltip="The scores as text."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -50,7 +49,7 @@ class HyperNoiseCompare(io.ComfyNode):
         scores = reward and [reward.score(images, prompt)["total"] for images in (base, hypernoise)]
         text = report(*scores) if scores else "no reward is connected"
         picture = grid(base, hypernoise, prompt, scores)
-        told = {**ui.PreviewImage(picture, cls=cls).as_dict(), **shown(text, cls.hidden.unique_id).as_dict()}
+        told = {**ui.PreviewImage(picture, cls=cls).as_dict(), **shown(text)}
         return io.NodeOutput(picture, text, ui=told)
 
 

@@ -45,7 +45,6 @@ class HyperNoiseKeepScores(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -65,7 +64,7 @@ class HyperNoiseKeepScores(io.ComfyNode):
         count = add_scores(scores_path(name), rows, width, height)
         offer_new_files()
         told = f"{len(rows)} added, {count} in output/hypernoise_scores/{name}.jsonl"
-        return io.NodeOutput(ui=shown(told, cls.hidden.unique_id))
+        return io.NodeOutput(ui=shown(told))
 
 
 def _numbers(scores: str, count: int) -> list[float]:

@@ -5,10 +5,11 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from hypernoise_core.rewards import RewardEnsemble, check_weights
+from hypernoise_core.settings import naming
 
 from .host.folders import EMBEDDED
 from .host.reward import LoadedReward, RewardType
-from .host.reward_files import IN_FOLDER, load, reward_names, weight_names, weights_path
+from .host.reward_files import IN_FOLDER, called, load, reward_names, weight_names, weights_path
 
 
 class HyperNoiseLoadReward(io.ComfyNode):
@@ -74,16 +75,14 @@ class HyperNoiseLoadReward(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, reward, weights):
+        """Errors are raised: what is returned, ComfyUI repeats for each of the two."""
         if reward not in reward_names():
-            return f"there is no reward {reward}: choose one of {', '.join(reward_names())}"
+            raise ValueError(f"there is no reward {reward}: choose one of {', '.join(reward_names())}")
         if weights not in weight_names():
-            return f"there is no {weights} in {IN_FOLDER}: put it there, or choose other weights"
-        place = weights_path(reward, weights)
-        try:
-            if place:
+            raise ValueError(f"there is no {weights} in {IN_FOLDER}: put it there, or choose other weights")
+        if place := weights_path(reward, weights):
+            with naming(called):
                 check_weights(reward, place)
-        except ValueError as error:
-            return str(error)
         return True
 
     @classmethod

@@ -118,7 +118,6 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="Scores before and after, as text."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -177,7 +176,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
             comfy.model_management.soft_empty_cache()
         report = table({"before": found.before, "after": found.after})
         output = (FoundNoise(found.noise.view(x0.shape), noise.seed), found.images, found.after.tolist(), report)
-        return io.NodeOutput(*output, ui=shown(report, cls.hidden.unique_id))
+        return io.NodeOutput(*output, ui=shown(report))
 
 
 @dataclass(frozen=True)

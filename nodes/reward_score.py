@@ -25,7 +25,6 @@ class HyperNoiseRewardScore(io.ComfyNode):
                     display_name="report", tooltip="The scores as text; of vqa-questions each answer, the worst first."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -33,4 +32,4 @@ class HyperNoiseRewardScore(io.ComfyNode):
         scores = reward.score(image, prompt)
         report = "\n\n".join(part for part in (table(scores), reward.explain(image, prompt)) if part)
         total = scores["total"]
-        return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=shown(report, cls.hidden.unique_id))
+        return io.NodeOutput(total.mean().item(), total.tolist(), report, ui=shown(report))

@@ -31,7 +31,6 @@ class HyperNoiseSaveLora(io.ComfyNode):
                 ),
             ],
             outputs=[],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -41,4 +40,4 @@ class HyperNoiseSaveLora(io.ComfyNode):
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         hypernoise.save(path)
         offer_new_files()
-        return io.NodeOutput(ui=shown(told(path), cls.hidden.unique_id))
+        return io.NodeOutput(ui=shown(told(path)))

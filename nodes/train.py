@@ -46,6 +46,7 @@ class HyperNoiseTrain(io.ComfyNode):
             "model does not change. Cancel keeps what was trained.",
             search_aliases=["train noise hypernetwork", "hypernoise trainer", "train lora", "reward training"],
             is_output_node=True,
+            is_experimental=True,  # as the host's own Train LoRA
             inputs=[
                 io.Model.Input("model", tooltip="A few-step model such as SD-Turbo, FLUX schnell or SANA-Sprint."),
                 *text_and_vae_inputs(),
@@ -76,7 +77,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1_000_000,
                     tooltip="Optimizer steps in total, including those before a resume.",
                 ),
-                io.Int.Input("batch_size", default=8, min=1, max=4096, tooltip="Images per step."),
+                io.Int.Input("batch_size", default=8, min=1, max=4096, advanced=True, tooltip="Images per step."),
                 io.Int.Input(
                     "rank",
                     default=64,
@@ -101,6 +102,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=1.0,
                     step=1e-7,
                     round=1e-9,
+                    advanced=True,
                     tooltip="Learning rate. Start at 1e-3 for a head and at 1e-4 for a LoRA. If the reward stays "
                     "flat, try three times as much. If the KL explodes, try a third.",
                 ),
@@ -111,6 +113,7 @@ class HyperNoiseTrain(io.ComfyNode):
                     max=10_000.0,
                     step=1e-3,
                     round=1e-6,
+                    advanced=True,
                     tooltip="α in loss = KL - reward / α. Smaller values follow the reward further. Halve it until "
                     "the KL reaches a few nats.",
                 ),
@@ -199,17 +202,16 @@ class HyperNoiseTrain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompts=None, prompts_file=NO_FILE, name="", hypernetwork=BEFORE):
+        """Errors are raised: what is returned, ComfyUI repeats for each of these inputs."""
         if words := missing("diffusers", *(["peft"] if hypernetwork == "lora" else [])):
-            return words
+            raise ValueError(words)
         parts = Path(name or "").parts
         if name is not None and (not name.strip() or Path(name).is_absolute() or ".." in parts or "\\" in name):
-            return f"name: {name!r} is not a file name in models/hypernoise: write a name such as my_hypernoise"
-        if prompts is None or prompts_file is None:  # from another node: known when it runs
-            return True
-        try:
+            raise ValueError(
+                f"name: {name!r} is not a file name in models/hypernoise: write a name such as my_hypernoise"
+            )
+        if prompts is not None and prompts_file is not None:  # None: from another node, known when it runs
             collect_prompts(prompts, prompts_file)
-        except ValueError as error:
-            return str(error)
         return True
 
     @classmethod
@@ -280,8 +282,7 @@ class HyperNoiseTrain(io.ComfyNode):
             keep_picture(run.picture, place.folder / "preview.png")
         preview = torch.from_numpy(np.array(run.picture)).float().div(255)[None]
         trained = load_hypernoise(place.adapter.stem, place.adapter)
-        words = shown(run.report(), cls.hidden.unique_id)
-        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **words.as_dict()}
+        outcome = {**ui.PreviewImage(preview, cls=cls).as_dict(), **shown(run.report())}
         return io.NodeOutput(trained, run.curves, preview, str(place.adapter), ui=outcome)
 
 
@@ -308,6 +309,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             min=1,
             max=8,
             optional=True,
+            advanced=True,
             tooltip="The most readings that it is trained for. You may use fewer later. Each reading costs one "
             "denoiser call.",
         ),

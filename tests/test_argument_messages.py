@@ -194,8 +194,8 @@ convert --adapter x --kind y | --kind is 'y': give noise or finetune
 convert --adapter x --output used/x | --output is 'used/x', which exists
 convert --adapter x --output used/x/y.safetensors | --output is 'used/x/y.safetensors', and used/x is a file
 convert --adapter x --output /proc/x/y.safetensors | --output is '/proc/x/y.safetensors', which cannot be written
-convert --adapter lfs.safetensors | --adapter: lfs.safetensors holds no weights, it is a pointer of git-lfs
-convert --adapter page.bin | --adapter: page.bin holds no weights, it is a web page: download the file itself
+convert --adapter lfs.safetensors | --adapter: lfs.safetensors holds no data, it is a pointer of git-lfs
+convert --adapter page.bin | --adapter: page.bin holds no data, it is a web page: download the file itself
 convert --adapter x --output used | --output is 'used', which exists
 embedded --files 0 | --files is 0: give at least 1
 embedded --install perhaps | --install is 'perhaps': give true or false

@@ -37,6 +37,19 @@ def test_pictures_equal_the_pipelines(family, steps):
         assert close(got, pipeline_pictures(family, x0, PROMPTS, steps, seed=7))
 
 
+@torch.no_grad()
+def test_what_the_autoencoder_makes_of_pictures_is_what_it_is_given_back(family, monkeypatch):
+    pictures, given = torch.rand(2, 3, 32, 64), []
+    made = family._encoded(pictures.unsqueeze(2) if family.family in ("qwen-image", "krea2") else pictures)
+    latents = family.encode_pictures(pictures)
+    assert latents.shape == family.noise(2, 32, 64).shape
+    decoder = (family, "_first_frame") if made.dim() == 5 else (family.autoencoder, "decode")
+    decode = getattr(*decoder)
+    monkeypatch.setattr(*decoder, lambda x, *args, **kwargs: given.append(x) or decode(x, *args, **kwargs))
+    family.decode(latents)
+    assert close(given[0], made)
+
+
 def test_prompts_of_different_lengths_in_one_batch_equal_one_by_one(family):
     x0, seeds = family.noise(3, 64, 32, seed=5), [7, 8, 9]
     together = family.generate(x0, family.encode(PROMPTS), 2, seeds)

@@ -92,6 +92,12 @@ def test_an_adapter_says_what_it_was_trained_on_and_a_mismatch_is_told(files, tm
             load_hypernetwork(load_generator(str(folder), generator_lora=other), tmp_path / "f.safetensors")
 
 
+def test_a_pointer_of_git_lfs_is_told(files, tmp_path):
+    (tmp_path / "some.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(ValueError, match=r"^generator_lora: .*some\.safetensors holds no data, it is a pointer of git"):
+        load_generator(str(files["sd-turbo"][0]), generator_lora=str(tmp_path / "some.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("model", "lora", "layer"),
     [

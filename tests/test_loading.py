@@ -204,3 +204,48 @@ def test_adapters_of_another_family_are_refused_with_both_names(tmp_path):
                 continue
             with pytest.raises(ValueError, match=f"made for {other.name} .*does not fit {family.name}"):
                 LoraHypernetwork.load(family, tmp_path / f"{other.family}.safetensors")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 7\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_pipeline("sd-turbo").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "tokenizer/tokenizer.json"]
+)
+def test_a_pointer_of_git_lfs_in_a_folder_is_told(folder, name):
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(ValueError, match=rf"^model: .*{name} holds no data, it is a pointer of git-lfs"):
+        load_generator(str(folder))
+
+
+def test_pickles_are_refused_before_anything_is_read(folder, monkeypatch):
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pytest.fail("read"))
+    (folder / "vae/diffusion_pytorch_model.safetensors").rename(folder / "vae/diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"^model: .*vae/diffusion_pytorch_model\.bin is a pickle, which may run code"):
+        load_generator(str(folder))
+
+
+def test_missing_weights_are_named(folder):
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"^model: .*unet holds no weights"):
+        load_generator(str(folder))
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/model-00001-of-00002.safetensors")
+    (folder / "text_encoder/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-00002-of-00002\.safetensors, which model\.safetensors\.index"):
+        load_generator(str(folder))
+
+
+def test_pointers_and_pickles_of_a_denoiser_alone_are_told(folder, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(POINTER)
+    with pytest.raises(ValueError, match=r"^model: .*mine\.safetensors holds no data, it is a pointer of git-lfs"):
+        load_generator(str(tmp_path / "mine.safetensors"), config=str(folder))
+    tiny_pipeline("sd-turbo").unet.save_pretrained(tmp_path / "unet", safe_serialization=False)
+    with pytest.raises(ValueError, match=r"^model: .*unet/diffusion_pytorch_model\.bin is a pickle"):
+        load_generator(str(tmp_path / "unet"), config=str(folder))

@@ -166,7 +166,7 @@ def by_hand(generator, clean, noise, conditioning):
     scheduler.set_timesteps(2)
     second = int(scheduler.timesteps[1])
     x = share[second] * clean + amount[second] * noise
-    predicted = generator._call(generator.denoiser, x, scheduler.timesteps[1], conditioning)
+    predicted = generator.predict(generator.denoiser, x, scheduler.timesteps[1], conditioning)
     found = (x - amount[second] * predicted) / share[second]
     return share[0] * found + amount[0] * predicted if isinstance(scheduler, TCDScheduler) else found
 
@@ -187,7 +187,7 @@ def test_kept_noise_of_a_unet_that_predicts_clean_latents():
     clean = generator.first_call(generator.denoiser, x0, conditioning)
     t = generator._scheduler(2, x0.device).timesteps[1]
     share, amount = (levels[int(t)] for levels in alphas())
-    expected = generator._call(generator.denoiser, share * clean + amount * x0, t, conditioning)
+    expected = generator.predict(generator.denoiser, share * clean + amount * x0, t, conditioning)
     assert close(generator.denoise(x0, conditioning, 2, 0, between=x0), expected, 1e-4)
 
 

@@ -44,6 +44,7 @@ def setup_of(args: TrainArguments, prompt_count: int = 1) -> Setup:
         offload=args.offload,
         vae_slicing=args.vae_slicing,
         vae_tiling=args.vae_tiling,
+        text_length=args.text_length,
     )
 
 

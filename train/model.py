@@ -30,6 +30,9 @@ class ModelArguments:
     shift: float | None = None
     """Shift of a rectified flow's noise levels, the same at every size, in place of the model's own. Lightning for
     Qwen-Image wants 3."""
+    text_length: int | None = None
+    """Tokens of a prompt that the model reads: longer ones are cut, and shorter ones filled up where the model sees
+    that (FLUX, FLUX.2, SD3). Default: the model's own, 256 for FLUX. The reference implementation uses 512 for FLUX."""
     offload: bool = False
     """Keep the text encoders in CPU memory except while prompts are encoded."""
     vae_slicing: bool = False
@@ -55,4 +58,5 @@ class ModelArguments:
             generator_lora=self.generator_lora,
             scheduler=self.scheduler,
             shift=self.shift,
+            text_length=self.text_length,
         )

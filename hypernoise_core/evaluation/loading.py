@@ -1,11 +1,12 @@
 """Load judges' models from Hugging Face or a folder, with one clear sentence if they are missing."""
 
+from pathlib import Path
 from typing import TypeVar
 
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
-from ..settings import SettingError
-from ..tensor_file import reason
+from ..settings import SettingError, about
+from ..tensor_file import reason, refuse_stand_ins
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -19,8 +20,10 @@ def check_source(source: str, model_type: str, option: str) -> None:
         option: the setting that named it, for the message.
 
     Raises:
-        ValueError: it is missing, or of another kind.
+        ValueError: it is missing, of another kind, or only stands for weights.
     """
+    with about(option):
+        refuse_stand_ins(Path(source))
     try:
         found = AutoConfig.from_pretrained(source).model_type
     except Exception as error:  # the hub's, the network's, JSON's

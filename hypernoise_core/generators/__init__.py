@@ -10,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from ..device import check_device
 from ..embedded import GENERATOR_FOLDER
 from ..settings import SettingError, about
+from ..tensor_file import refuse_stand_ins
 from .base import Generator
 from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
@@ -17,6 +18,7 @@ from .flux2_klein import Flux2Klein
 from .krea2 import Krea2
 from .qwen_image import QwenImage
 from .sana_sprint import SanaSprint
+from .saved import check_component, check_saved
 from .schedules import Scheduler, set_scheduler
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 from .stable_diffusion_3 import StableDiffusion3
@@ -52,6 +54,7 @@ __all__ = [
     "StableDiffusion3",
     "StableDiffusionXL",
     "ZImage",
+    "check_generator",
     "load_generator",
 ]
 
@@ -69,6 +72,7 @@ def load_generator(
     generator_lora: str | None = None,
     scheduler: Scheduler | None = None,
     shift: float | None = None,
+    text_length: int | None = None,
 ) -> DiffusersGenerator:
     """Load a few-step model and freeze it.
 
@@ -88,10 +92,14 @@ def load_generator(
             enough. It is added to the weights in memory.
         scheduler: the sampler that such a model or LoRA wants, in place of its pipeline's.
         shift: the static shift of a rectified flow's noise levels, in place of its pipeline's.
+        text_length: tokens of a prompt that are encoded, in place of the family's own: longer ones are cut, and shorter
+            ones filled up where the denoiser sees the padding (FLUX, FLUX.2, SD3).
+
+    Only safetensors are read: pickles may run code.
 
     Raises:
-        ValueError: nothing is found there, no family here runs its pipeline class, what its UNet predicts is not known,
-            the LoRA does not fit, or the family cannot use the scheduler.
+        ValueError: nothing is found there, its weights are no safetensors, no family here runs its pipeline class, what
+            its UNet predicts is not known, the LoRA does not fit, or the family cannot use the scheduler.
     """
     check_device(device)
     if Path(model).suffix == ".safetensors" and not Path(model).is_file():
@@ -103,12 +111,17 @@ def load_generator(
     base = config or model
     source = SHORT_NAMES.get(base, base)
     with about("config" if config else "model"):
-        family = _family(base, source)
+        family = check_generator(base, without_denoiser=bool(config))
     components = {}
+    if config:
+        with about("model"):
+            _check_denoiser(Path(model))
     try:
         if config:
             components[family.denoiser_name] = _load_denoiser(family.denoiser_name, model, source, dtype)
-        pipeline = family.pipeline_class.from_pretrained(source, dtype=dtype, variant=variant, **components)
+        pipeline = family.pipeline_class.from_pretrained(
+            source, dtype=dtype, variant=variant, use_safetensors=True, **components
+        )
     except (OSError, HfHubHTTPError, ValueError, RuntimeError) as error:
         raise SettingError("{model} is {!r}, which does not load: {}", model, _remedy(error, source)) from error
     name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
@@ -123,6 +136,8 @@ def load_generator(
     lora = _fuse_lora(pipeline, family.denoiser_name, generator_lora, name) if generator_lora else ""
     with about("config" if config else "model"):
         generator = family(pipeline, name, offload)
+    if text_length is not None:
+        generator.set_text_length(text_length)
     generator.lora = lora  # of a LoRA in the model's own files nothing is known
     return generator
 
@@ -131,6 +146,24 @@ def _fuse_lora(pipeline: DiffusionPipeline, denoiser_name: str, told: str, name:
     from .generator_lora import fuse_generator_lora  # needs peft
 
     return fuse_generator_lora(pipeline, denoiser_name, told, name)
+
+
+def check_generator(model: str, without_denoiser: bool = False) -> type[DiffusersGenerator]:
+    """The family of a pipeline, from its index alone; the weights of a folder are checked without reading them.
+
+    Args:
+        model: a folder saved by diffusers, a Hugging Face id, or one of `SHORT_NAMES`.
+        without_denoiser: its denoiser comes from elsewhere.
+
+    Raises:
+        ValueError: nothing is found there, no family here runs it, or weights are missing, are pickles, or only stand
+            for weights.
+    """
+    source = SHORT_NAMES.get(model, model)
+    family = _family(model, source)
+    if Path(source).is_dir():
+        check_saved(Path(source), without=(family.denoiser_name,) if without_denoiser else ())
+    return family
 
 
 def _family(model: str, source: str) -> type[DiffusersGenerator]:
@@ -143,12 +176,18 @@ def _family(model: str, source: str) -> type[DiffusersGenerator]:
     return FAMILIES[class_name]
 
 
+def _check_denoiser(place: Path) -> None:
+    refuse_stand_ins(place)
+    if place.is_dir():
+        check_component(place)
+
+
 def _load_denoiser(name: str, path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
     """The denoiser at `path`, a single file or as diffusers saves one, built as the pipeline at `source` describes
     it."""
     denoiser_class = getattr(diffusers, DiffusionPipeline.load_config(source)[name][1])
     if Path(path).suffix != ".safetensors":
-        return denoiser_class.from_pretrained(path, torch_dtype=dtype)
+        return denoiser_class.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     try:
         denoiser = denoiser_class.from_single_file(path, config=source, subfolder=name, torch_dtype=dtype)
     except Exception as error:  # diffusers' converters fail in many ways on what they do not know
@@ -175,7 +214,7 @@ def _remedy(error: BaseException, source: str) -> str:
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return "the hub has no such public repository: check the name, or log in with `hf auth login` if it is private"
-    if Path(source).is_dir():
+    if Path(source).is_dir() or "safetensors" in str(error):  # of a hub's repository, that it has none
         return _short(causes[0])
     return (
         "give a folder saved by diffusers (with model_index.json), a hub id that this machine can reach, or one of "

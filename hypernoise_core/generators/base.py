@@ -38,6 +38,10 @@ class Generator(ABC):
     lora: str | None = None
     """The LoRA in its weights: `name=scale hash`; empty for none, None where that is not known."""
 
+    text_length: int | None = None
+    """Tokens that a prompt is cut to, and that it is filled up to where the denoiser sees the padding; None where that
+    is not known, or always the same."""
+
     @property
     def size_multiple(self) -> int:
         """Sides of pictures are multiples of this many pixels."""

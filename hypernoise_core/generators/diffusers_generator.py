@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batch import TensorBatch
 from ..checkpointing import checkpoint_layers
+from ..settings import SettingError
 from .base import Generator
 
 FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
@@ -42,7 +43,7 @@ class DiffusersGenerator(Generator):
     schedulers: ClassVar[dict[str, tuple[type[SchedulerMixin], dict]]] = {}
     """Samplers that can take the place of the pipeline's: name to diffusers' class and what changes in the config."""
     max_tokens: int | None = None
-    """Tokens of a prompt that are encoded. Default: as many as the tokenizer takes."""
+    """Tokens of a prompt that are encoded, if the tokenizer takes so many. None: CLIP's window, always."""
 
     def __init_subclass__(cls):
         if "pipeline_class" in vars(cls):
@@ -82,9 +83,28 @@ class DiffusersGenerator(Generator):
         """It splits the text that the denoiser reads."""
         return self.pipeline.tokenizer
 
+    @property
+    def text_length(self) -> int | None:  # type: ignore[override]  # there it is an attribute
+        return self.max_tokens and min(self.max_tokens, self.tokenizer.model_max_length)
+
+    def set_text_length(self, length: int) -> None:
+        """Encode prompts at this `text_length`.
+
+        Raises:
+            SettingError: the family's is fixed, or its tokenizer does not take so many tokens.
+        """
+        most = self.tokenizer.model_max_length
+        if self.max_tokens is None:
+            raise SettingError(
+                "{text_length} is {}, and {} always reads CLIP's {} tokens: leave it out", length, self.name, most
+            )
+        if not 1 <= length <= most:
+            raise SettingError("{text_length} is {}: {} takes 1 to {} tokens", length, self.name, most)
+        self.max_tokens = length
+
     def _tell_cuts(self, prompts: list[str]) -> None:
         tokenizer = self.tokenizer
-        most = min(self.max_tokens or tokenizer.model_max_length, tokenizer.model_max_length)
+        most = self.text_length or tokenizer.model_max_length
         for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False)["input_ids"], strict=True):
             if len(ids) > most:
                 warnings.warn(
@@ -114,6 +134,17 @@ class DiffusersGenerator(Generator):
         config = self.autoencoder.config
         latents = latents.to(self.autoencoder.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
         return as_pictures(self.autoencoder.decode(latents, return_dict=False)[0])
+
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """The latents [B, C, h, w] of pictures [B, 3, H, W] in [0, 1]: what `decode` undoes, as far as the autoencoder
+        can."""
+        config, latents = self.autoencoder.config, self._encoded(pictures)
+        return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+    def _encoded(self, pictures: Tensor) -> Tensor:
+        """What the autoencoder makes of pictures, without a draw, in float32."""
+        found = self.autoencoder.encode(pictures.to(self.autoencoder.dtype) * 2 - 1, return_dict=False)[0]
+        return (found if isinstance(found, Tensor) else found.mode()).float()
 
     def checkpoint_gradients(self, enabled: bool = True) -> None:
         for module in (self.denoiser, self.autoencoder):

@@ -10,7 +10,8 @@ from .latents import pack, positions, unpack
 from .rectified_flow import RectifiedFlow
 
 MAX_TOKENS = 256
-"""Tokens per prompt for T5, as schnell was distilled."""
+"""Tokens per prompt for T5, as schnell was distilled, padding included, which the transformer sees. The reference
+implementation uses 512."""
 
 GUIDANCE_SCALE = 3.5
 """`FluxPipeline`'s default, for transformers that take guidance as an input. schnell does not."""
@@ -32,8 +33,9 @@ class Flux(RectifiedFlow):
         return self.pipeline.tokenizer_2  # T5's; CLIP's text becomes one vector
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        tokens = min(MAX_TOKENS, self.pipeline.tokenizer_2.model_max_length)
-        embeds, pooled, _ = self.pipeline.encode_prompt(prompts, None, device=self.device, max_sequence_length=tokens)
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            prompts, None, device=self.device, max_sequence_length=self.text_length
+        )
         return TensorBatch({"embeds": embeds, "pooled": pooled})
 
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..batch import TensorBatch
 from .diffusers_generator import as_pictures
-from .latents import denormalize, pack, positions, unpack, unpatchify
+from .latents import denormalize, normalize, pack, patchify, positions, unpack, unpatchify
 from .rectified_flow import RectifiedFlow
 
 MAX_TOKENS = 512
@@ -28,8 +28,7 @@ class Flux2Klein(RectifiedFlow):
         self.latent_scale = 2 * pipeline.vae_scale_factor
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        tokens = min(MAX_TOKENS, self.pipeline.tokenizer.model_max_length)
-        embeds, _ = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=tokens)
+        embeds, _ = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=self.text_length)
         return TensorBatch({"embeds": embeds})
 
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:
@@ -50,7 +49,13 @@ class Flux2Klein(RectifiedFlow):
         return compute_empirical_mu(image_seq_len=tokens, num_steps=steps)
 
     def decode(self, latents: Tensor) -> Tensor:
-        statistics = self.autoencoder.bn
-        std = (statistics.running_var + self.autoencoder.config.batch_norm_eps).sqrt()
-        latents = unpatchify(denormalize(latents, statistics.running_mean, std))
+        latents = unpatchify(denormalize(latents, *self._statistics()))
         return as_pictures(self.autoencoder.decode(latents.to(self.autoencoder.dtype), return_dict=False)[0])
+
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        return normalize(patchify(self._encoded(pictures)), *self._statistics())
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel."""
+        statistics = self.autoencoder.bn
+        return statistics.running_mean, (statistics.running_var + self.autoencoder.config.batch_norm_eps).sqrt()

@@ -14,7 +14,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
 from ..hypernetworks.adapter_file import content_sha256
-from ..settings import SettingError
+from ..settings import SettingError, about
+from ..tensor_file import refuse_stand_ins
 
 
 def fuse_generator_lora(pipeline: DiffusionPipeline, denoiser_name: str, told: str, model: str) -> str:
@@ -35,6 +36,8 @@ def fuse_generator_lora(pipeline: DiffusionPipeline, denoiser_name: str, told: s
     """
     file, scale = _parsed(told)
     path = _local(file)
+    with about("generator_lora"):
+        refuse_stand_ins(path)
     with _quiet():
         try:
             pipeline.load_lora_weights(str(path.parent), weight_name=path.name)

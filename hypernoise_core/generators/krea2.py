@@ -30,8 +30,7 @@ class Krea2(VideoAutoencoder):
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
         """Without the padding in the middle of each prompt: masked tokens, and all text is at one position."""
-        tokens = min(MAX_TOKENS, self.pipeline.tokenizer.model_max_length)
-        return padded(masked(*self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=tokens)))
+        return padded(masked(*self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=self.text_length)))
 
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:
         dtype, embeds = self.denoiser.dtype, conditioning["embeds"]

@@ -20,6 +20,11 @@ def unpack(tokens: Tensor, shape: torch.Size, patch: int = 2) -> Tensor:
     return cells.reshape(shape)
 
 
+def patchify(x: Tensor, patch: int = 2) -> Tensor:
+    """The inverse of `unpatchify`."""
+    return torch.nn.functional.pixel_unshuffle(x, patch)
+
+
 def unpatchify(x: Tensor, patch: int = 2) -> Tensor:
     """Latents whose channels hold patch x patch cells each, [B, patch² C, h, w], as [B, C, patch h, patch w]."""
     return torch.nn.functional.pixel_shuffle(x, patch)
@@ -34,5 +39,15 @@ def positions(height: int, width: int, axes: int = 3) -> Tensor:
 
 def denormalize(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """Latents [B, C, h, w] of unit scale, with the mean and the deviation of each channel."""
-    mean, std = (torch.as_tensor(values, device=x.device, dtype=x.dtype).view(1, -1, 1, 1) for values in (mean, std))
+    mean, std = (_by_channel(values, x) for values in (mean, std))
     return x * std + mean
+
+
+def normalize(x: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """The inverse of `denormalize`."""
+    mean, std = (_by_channel(values, x) for values in (mean, std))
+    return (x - mean) / std
+
+
+def _by_channel(values: Sequence[float] | Tensor, x: Tensor) -> Tensor:
+    return torch.as_tensor(values, device=x.device, dtype=x.dtype).view(1, -1, 1, 1)

@@ -21,7 +21,7 @@ class QwenImage(VideoAutoencoder):
     max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        embeds, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=MAX_TOKENS)
+        embeds, mask = self.pipeline.encode_prompt(prompts, self.device, max_sequence_length=self.text_length)
         return padded(list(embeds) if mask is None else masked(embeds, mask))
 
     def _velocity(self, denoiser: nn.Module, x: Tensor, s: float, conditioning: TensorBatch) -> Tensor:

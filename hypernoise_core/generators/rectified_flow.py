@@ -17,6 +17,9 @@ from ..noise import First, streams
 from ..settings import SettingError
 from .diffusers_generator import DiffusersGenerator
 
+USUAL_STEPS = 4
+"""What a few-step model is sampled with where nobody says it; some schedules depend on it."""
+
 
 class RectifiedFlow(DiffusersGenerator):
     """A pipeline with a flow-matching scheduler. A family adds `_velocity`, and `_shift` where its schedule depends on
@@ -43,10 +46,24 @@ class RectifiedFlow(DiffusersGenerator):
 
     def check_steps(self, steps: int) -> None:
         super().check_steps(steps)
-        self._scheduler(steps, tokens=(self.default_size // self.size_multiple) ** 2, device="cpu")
+        self._scheduler(steps, self._usual_tokens, "cpu")
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         return self._velocity(denoiser, x0, 1.0, conditioning)
+
+    def predict(self, denoiser: nn.Module, x: Tensor, s: Tensor, conditioning: TensorBatch) -> Tensor:
+        """The raw prediction at x = s z + (1 - s) x̂ [B, C, h, w], in float32; `s` [B] in [0, 1], the same in all
+        rows."""
+        return self._velocity(denoiser, x, float(s[0]), conditioning)
+
+    def levels(self, count: int) -> Tensor:
+        """So many noise levels from 1 down, of pictures of the size that the model was trained on: [count]. Every
+        n-th of them make the schedule of count / n steps."""
+        return self._scheduler(USUAL_STEPS, self._usual_tokens, "cpu", count).sigmas[:-1]
+
+    @property
+    def _usual_tokens(self) -> int:
+        return (self.default_size // self.size_multiple) ** 2
 
     def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
         return x0 - prediction
@@ -72,15 +89,18 @@ class RectifiedFlow(DiffusersGenerator):
                 x = (1 - after) * clean + after * kept.between
         return x
 
-    def _scheduler(self, steps: int, tokens: int, device: torch.device | str) -> FlowMatchEulerDiscreteScheduler:
-        """One like the pipeline's, with its own state, for a picture of so many tokens.
+    def _scheduler(
+        self, steps: int, tokens: int, device: torch.device | str, points: int | None = None
+    ) -> FlowMatchEulerDiscreteScheduler:
+        """One like the pipeline's, with its own state, for a picture of so many tokens. `points` in place of `steps`
+        are the levels that it stops at, shifted as for `steps`.
 
         Raises:
             ValueError: there is no such schedule.
         """
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
         with np.errstate(divide="ignore", invalid="ignore"):
-            scheduler.set_timesteps(device=device, mu=self._shift(steps, tokens), **self._levels(steps))
+            scheduler.set_timesteps(device=device, mu=self._shift(steps, tokens), **self._levels(points or steps))
         if not scheduler.sigmas.isfinite().all():
             raise SettingError(
                 "{steps} is {}, and {} has no schedule of so many: its last noise level is set to {} (shift_terminal), "

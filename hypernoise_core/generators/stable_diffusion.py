@@ -67,7 +67,7 @@ class StableDiffusion(DiffusersGenerator):
 
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
         x, t = self._first_input(x0)
-        return self._call(denoiser, x, t, conditioning)
+        return self.predict(denoiser, x, t, conditioning)
 
     def clean(self, x0: Tensor, prediction: Tensor) -> Tensor:
         x, t = self._first_input(x0)  # variance-preserving whatever the scheduler: x = √ᾱ x̂ + √(1 - ᾱ) z
@@ -117,7 +117,7 @@ class StableDiffusion(DiffusersGenerator):
         for t, after in zip_longest(scheduler.timesteps, scheduler.timesteps[1:]):
             seen = scheduler.scale_model_input(x, t)
             before = _levels(scheduler, t) if kept.changes else None
-            prediction = kept.call(self._call, denoiser or self.denoiser, seen, t, conditioning)
+            prediction = kept.call(self.predict, denoiser or self.denoiser, seen, t, conditioning)
             x = scheduler.step(prediction, t, x, **options, return_dict=False)[0]
             if after is None or before is None:
                 continue
@@ -129,8 +129,8 @@ class StableDiffusion(DiffusersGenerator):
                 x = share * clean + amount * kept.between
         return x
 
-    def _call(self, denoiser: nn.Module, x: Tensor, t: Tensor, conditioning: TensorBatch) -> Tensor:
-        """The raw prediction, in float32, for a scaled `x` at the scheduler's timestep `t`."""
+    def predict(self, denoiser: nn.Module, x: Tensor, t: Tensor, conditioning: TensorBatch) -> Tensor:
+        """The raw prediction, in float32, for a scaled `x` [B, C, h, w] at the scheduler's timestep `t`, [] or [B]."""
         dtype = self.denoiser.dtype
         return denoiser(
             x.to(dtype),

@@ -28,14 +28,13 @@ class StableDiffusion3(RectifiedFlow):
         return self.pipeline.tokenizer_3 or self.pipeline.tokenizer  # CLIP's alone where T5 is left out
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        t5 = self.pipeline.tokenizer_3  # None where it is left out to save memory
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             prompts,
             prompt_2=None,
             prompt_3=None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=min(MAX_TOKENS, t5.model_max_length) if t5 else MAX_TOKENS,
+            max_sequence_length=self.text_length,
         )
         return TensorBatch({"embeds": embeds, "pooled": pooled})
 

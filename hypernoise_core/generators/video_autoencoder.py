@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .diffusers_generator import as_pictures
-from .latents import denormalize
+from .latents import denormalize, normalize
 from .rectified_flow import RectifiedFlow
 
 
@@ -21,6 +21,10 @@ class VideoAutoencoder(RectifiedFlow):
         config = self.autoencoder.config
         latents = denormalize(latents.to(self.autoencoder.dtype), config.latents_mean, config.latents_std)
         return as_pictures(self._first_frame(latents.unsqueeze(2)).squeeze(2))
+
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        config = self.autoencoder.config
+        return normalize(self._encoded(pictures.unsqueeze(2)).squeeze(2), config.latents_mean, config.latents_std)
 
     def _first_frame(self, latents: Tensor) -> Tensor:
         """As `autoencoder.decode`, without its memory of earlier frames. A single frame needs none, and layers that are

@@ -21,9 +21,8 @@ class ZImage(RectifiedFlow):
     max_tokens = MAX_TOKENS
 
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        tokens = min(MAX_TOKENS, self.pipeline.tokenizer.model_max_length)
         texts, _ = self.pipeline.encode_prompt(
-            prompts, self.device, do_classifier_free_guidance=False, max_sequence_length=tokens
+            prompts, self.device, do_classifier_free_guidance=False, max_sequence_length=self.text_length
         )
         return padded(texts)
 

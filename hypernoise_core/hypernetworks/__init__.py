@@ -67,8 +67,17 @@ def load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwo
 
 
 def _loaded(kind: str, generator: Generator, path: str | Path) -> Adapter:
-    """Warns where the generator has another LoRA in its weights than the one that the file was trained on."""
+    """Warns where the generator has another LoRA in its weights than the one that the file was trained on, or reads
+    another length of text."""
     found = adapter_class(kind).load(generator, path)
+    length = found.training.get("text_length", "")
+    if generator.text_length and length not in ("", str(generator.text_length)):
+        warnings.warn(
+            f"{path} was trained with texts of {length[:20]} tokens, and {generator.name} reads them as "
+            f"{generator.text_length} now: it makes other pictures of a noise; set "
+            f"text_length to {length[:20]}",
+            stacklevel=3,
+        )
     trained_on = found.training.get("generator_lora", "")
     if generator.lora is not None and _content(trained_on) != _content(generator.lora):
         warnings.warn(

@@ -56,6 +56,7 @@ class Setup:
     """Text encoders are on the device only while they work."""
     vae_slicing: bool = False
     vae_tiling: bool = False
+    text_length: int | None = None
 
     @property
     def at_a_time(self) -> int:
@@ -108,7 +109,7 @@ def count(setup: Setup) -> Count:
         SettingError: the settings do not go together, as the trainer says.
     """
     with without_data(), every_window_used():
-        generator = countable(build(setup.configuration, setup.name, setup.dtype))
+        generator = countable(build(setup.configuration, setup.name, setup.dtype, text_length=setup.text_length))
         generator.autoencoder.use_slicing = setup.vae_slicing
         generator.autoencoder.use_tiling = setup.vae_tiling
         reward = build_rewards(setup.rewards, setup.held_out, setup.rewards_dtype, False, setup.rewards_batch)

@@ -24,7 +24,11 @@ TOKENS = 128
 
 
 def build(
-    configuration: Configuration, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    configuration: Configuration,
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    text_length: int | None = None,
 ) -> DiffusersGenerator:
     """A generator with random weights and random conditionings; inside `without_data` it takes no memory. Text encoders
     are left out of it: training calls them once a prompt, before it starts.
@@ -37,6 +41,8 @@ def build(
     with unset_fake_temporarily():
         pipeline = configuration.pipeline(denoiser, autoencoder)
         generator = FAMILIES[type(pipeline).__name__](pipeline, name)
+    if generator.max_tokens and text_length:
+        generator.max_tokens = text_length
     shapes = conditioning_shapes(generator)
 
     def encode(prompts: Sequence[str]) -> TensorBatch:
@@ -103,24 +109,24 @@ def conditioning_shapes(generator: DiffusersGenerator) -> dict[str, tuple[int, .
     c = generator.denoiser.config
     if generator.family not in SHAPES:
         raise SettingError("{model} is of the family {!r}, whose prompts have unknown shapes", generator.family)
-    return SHAPES[generator.family](c)
+    return SHAPES[generator.family](c, generator.max_tokens or 0)
 
 
-SHAPES: dict[str, Callable[[Any], dict[str, tuple[int, ...]]]] = {
-    "sana-sprint": lambda c: {"embeds": (TOKENS, c.caption_channels), "mask": (TOKENS,)},
-    "sd-turbo": lambda c: {"embeds": (77, c.cross_attention_dim)},
-    "sdxl-turbo": lambda c: {
+SHAPES: dict[str, Callable[[Any, int], dict[str, tuple[int, ...]]]] = {
+    "sana-sprint": lambda c, tokens: {"embeds": (TOKENS, c.caption_channels), "mask": (TOKENS,)},
+    "sd-turbo": lambda c, tokens: {"embeds": (77, c.cross_attention_dim)},
+    "sdxl-turbo": lambda c, tokens: {
         "embeds": (77, c.cross_attention_dim),
         "pooled": (c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim,),
     },
-    "flux": lambda c: {"embeds": (256, c.joint_attention_dim), "pooled": (c.pooled_projection_dim,)},
-    "flux2-klein": lambda c: {"embeds": (512, c.joint_attention_dim)},
-    "z-image": lambda c: {"embeds": (TOKENS, c.cap_feat_dim), "mask": (TOKENS,)},
-    "krea2": lambda c: {"embeds": (TOKENS, c.num_text_layers, c.text_hidden_dim), "mask": (TOKENS,)},
-    "qwen-image": lambda c: {"embeds": (TOKENS, c.joint_attention_dim), "mask": (TOKENS,)},
-    "sd3": lambda c: {"embeds": (77 + 256, c.joint_attention_dim), "pooled": (c.pooled_projection_dim,)},
+    "flux": lambda c, tokens: {"embeds": (tokens, c.joint_attention_dim), "pooled": (c.pooled_projection_dim,)},
+    "flux2-klein": lambda c, tokens: {"embeds": (tokens, c.joint_attention_dim)},
+    "z-image": lambda c, tokens: {"embeds": (TOKENS, c.cap_feat_dim), "mask": (TOKENS,)},
+    "krea2": lambda c, tokens: {"embeds": (TOKENS, c.num_text_layers, c.text_hidden_dim), "mask": (TOKENS,)},
+    "qwen-image": lambda c, tokens: {"embeds": (TOKENS, c.joint_attention_dim), "mask": (TOKENS,)},
+    "sd3": lambda c, tokens: {"embeds": (77 + tokens, c.joint_attention_dim), "pooled": (c.pooled_projection_dim,)},
 }
-"""By family, from the denoiser's configuration."""
+"""By family, from the denoiser's configuration and the length that texts are filled up to, where they are."""
 
 
 def countable(generator: DiffusersGenerator) -> DiffusersGenerator:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..settings import Message
+from ..tensor_file import refuse_stand_ins
 
 Weights = dict[str, Tensor]
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -25,16 +26,16 @@ def find_file(name: str, weights: str | Path | None, hub: str, file: str) -> Pat
             Hugging Face id, or None for `hub`.
 
     Raises:
-        ValueError: it is not there; the message says what to download and where to put it.
+        ValueError: it is not there, or only stands for weights; the message says what to download and where to put it.
     """
     where = Path(weights) if weights else None
     if where and where.is_file():
-        return where
+        return _whole(where)
     download = f"download {file} from {_address(hub)}"
     if where and where.is_dir():
         for candidate in (where / file, where / Path(hub).name / file):
             if candidate.is_file():
-                return candidate
+                return _whole(candidate)
         raise ValueError(Message("reward {!r} is not in {weights}, {}: {} into it", name, where, download))
     if weights and not _is_hub_id(str(weights)):
         raise ValueError(
@@ -51,19 +52,24 @@ def find_folder(name: str, weights: str | Path | None, hub: str) -> str:
     """The folder saved by transformers, or the Hugging Face id, of a reward's model. `weights` is as in `find_file`.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not there, or only stands for weights.
     """
     where = Path(weights) if weights else None
     download = f"download all of {_address(hub)} into a folder {Path(hub).name}"
     if where and where.is_dir():
         for candidate in (where, where / Path(hub).name):
             if (candidate / "config.json").is_file():
-                return str(candidate)
+                return str(_whole(candidate))
         raise ValueError(Message("reward {!r} is not in {weights}, {}: {} in there", name, where, download))
     if weights and not _is_hub_id(str(weights)):
         told = "reward {!r}: there is no folder {}: {}, and pass the folder that holds this one with {weights}"
         raise ValueError(Message(told, name, weights, download))
     return str(weights or hub)
+
+
+def _whole(place: Path) -> Path:
+    refuse_stand_ins(place)
+    return place
 
 
 HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)

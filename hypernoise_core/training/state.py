@@ -150,6 +150,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "start_sha256": trainer.start_sha256[:12] or "none",
         "distill_sha256": trainer.distill_sha256[:12] or "none",
         "denoiser_sha256": fingerprint(generator.denoiser),
+        "text_length": generator.text_length,
         "dtype": str(generator.denoiser.dtype).removeprefix("torch."),
         "prompts": f"{sum(trainer.prompts.sizes)} prompts, {trainer.prompts.sha256[:12]}",
         "validation_prompts": trainer.validation.prompts_sha256[:12] if trainer.validation else "",

@@ -206,6 +206,8 @@ class Trainer:
             training["between_steps"] = self.config.between_steps
         if self.generator.lora or (self.generator.lora == "" and "generator_lora" in self.adapter.training):
             training["generator_lora"] = self.generator.lora
+        if self.generator.text_length:
+            training["text_length"] = self.generator.text_length
         with self.averaged():
             self.adapter.save(
                 path,

@@ -42,6 +42,9 @@ class FittedHyperNoise(ABC):
 class HyperNoise(ABC):
     """A noise hypernetwork as its file has it."""
 
+    training: dict[str, str]
+    """What its file says of its training."""
+
     def __init__(self, name: str):
         self.name = name
         self._fitted: WeakKeyDictionary = WeakKeyDictionary()

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 
 from hypernoise_core.layers import is_target
 from hypernoise_core.reading import inputs_of, tokens_as_grid
 
+if TYPE_CHECKING:  # it needs diffusers
+    from hypernoise_core.generators.base import Generator
+
+GENERATOR = "hypernoise_generator"
+"""The attribute that says whose denoiser it is, if it is one of the core's."""
+
 _last_layers: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Of each denoiser that was run, by name."""
+
+
+def told_by(generator: Generator) -> None:
+    """Have what is asked here of the denoiser of one of the core's generators answered by it."""
+    vars(generator.denoiser)[GENERATOR] = ref(generator)  # it holds the denoiser itself
+
+
+def _generator(denoiser: nn.Module) -> Generator | None:
+    own = vars(denoiser).get(GENERATOR)
+    return own and own()
 
 
 @contextmanager
@@ -49,6 +66,8 @@ def picture_grid(denoiser: nn.Module, features: Tensor, height: int, width: int)
     Returns:
         [B, F, h', w'], float32, or None where it is not known what is where in the picture.
     """
+    if own := _generator(denoiser):
+        return own.as_grid(features, height, width)
     patch = patch_size(denoiser)
     if features.dim() == 5:
         features = features[:, 0] if features.shape[1] == 1 else features[:, :, 0]
@@ -74,6 +93,8 @@ def _covers(grid: Sequence[int], height: int, width: int) -> bool:
 
 def patch_size(denoiser: nn.Module) -> int | None:
     """Latent cells along each side of a token, where the denoiser says so."""
+    if generator := _generator(denoiser):
+        return generator.size_multiple // generator.latent_scale
     own = vars(denoiser)
     patch = own.get("patch_size", own.get("patch"))  # Krea 2 calls it so
     patch = patch[-1] if isinstance(patch, (tuple, list)) else patch

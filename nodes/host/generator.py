@@ -34,6 +34,7 @@ from .identity import identity, latent_space, makes_stills
 from .kernels import without_fused_kernels
 from .quantized import check_quantized, gradients_through
 from .sampling import NoiseSampler, Run, Sampling, adds_noise
+from .text_length import text_length
 
 EVERYTHING = 1e20
 """More bytes than there are. ComfyUI then unloads all other models, as for its own training."""
@@ -89,6 +90,10 @@ class HostGenerator(Generator):
     @property
     def adds_noise(self) -> bool:
         return adds_noise(self._sampling.sampler(self._patcher))
+
+    @property
+    def text_length(self) -> int | None:
+        return text_length(self._patcher, self._conds)
 
     @property
     def size_multiple(self) -> int:

@@ -29,6 +29,7 @@ class HyperNoiseHead(HyperNoise):
     def __init__(self, name: str, path: str | Path):
         super().__init__(name)
         self.network, self.info, self.critic = read_head(path)
+        self.training = self.info.training
 
     def save(self, path: str | Path) -> None:
         write_head(path, self.network.state_dict(), self.info, self.critic)

@@ -34,7 +34,7 @@ def makes_stills(model: ModelPatcher) -> bool:
 
 def identity(model: ModelPatcher) -> tuple[str, str]:
     """(family, name)."""
-    own = getattr(model.model, "generator", None)  # SANA-Sprint's, which is the core's
+    own = getattr(model.model, "generator", None)  # of a model that the core loaded
     if own is not None:
         return own.family, own.name
     kind = type(model.model.model_config).__name__

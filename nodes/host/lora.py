@@ -27,6 +27,7 @@ class HyperNoiseLora(HyperNoise):
     def __init__(self, name: str, path: str | Path):
         super().__init__(name)
         self.weights, self.info = read_adapter(path)
+        self.training = self.info.training
 
     def save(self, path: str | Path) -> None:
         write_adapter(path, self.weights, self.info)

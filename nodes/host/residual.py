@@ -20,6 +20,7 @@ from hypernoise_core.reading import Reading
 from .adapter import HyperNoise
 from .call import FirstCall
 from .input_gradient import differentiable, own
+from .text_length import tell_text_length
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class HostFunction(NoiseFunction):
     """
 
     def __init__(self, model: ModelPatcher, hypernoise: HyperNoise):
-        self.fitted = hypernoise.fit(model)
+        self.fitted, self._hypernoise, self._told = hypernoise.fit(model), hypernoise, False
         self.keeps_norm, self.is_told = self.fitted.keeps_norm, self.fitted.is_told
         self.coarsen = self.fitted.coarsen
         self.critic = None if self.fitted.critic is None else Critic(self.fitted.critic, self.read)
@@ -81,6 +82,9 @@ class HostFunction(NoiseFunction):
                 for cond in guider.original_conds["positive"]
             ]
         }
+        if not self._told:
+            tell_text_length(self._hypernoise, self.model, guider.original_conds["positive"])
+            self._told = True
         sigma = torch.as_tensor(float(self.model.get_model_object("model_sampling").sigma_max))
         sigmas = torch.stack([sigma, torch.zeros_like(sigma)])
         call = _InPlaceOfSampler(use)

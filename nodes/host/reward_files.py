@@ -57,7 +57,8 @@ def _classes(file: Path) -> list[str]:
     ]
 
 
-def _called(setting: str) -> str:
+def called(setting: str) -> str:
+    """What Load Reward calls a setting of the core's."""
     return f"weights, in {IN_FOLDER}" if setting == "weights" else setting
 
 
@@ -71,7 +72,7 @@ def load(name: str, weights: str | None) -> Reward:
     sys.path[:0] = roots
     large = {"dtype": torch.bfloat16, "questions": Path(roots[0]) / QUESTIONS} if name in VISION_LANGUAGE else {}
     try:
-        with torch.inference_mode(False), naming(_called), about("reward"):
+        with torch.inference_mode(False), naming(called), about("reward"):
             return load_reward(name, weights, **large)
     finally:
         for root in roots:

@@ -95,13 +95,16 @@ def test_a_vision_language_model_tells_what_an_image_lacks(comfy):
     ("reward", "told"),
     [("hpsv2", "download HPS_v2.1_compressed.pt"), ("pickscore", "download all of huggingface.co/yuvalkirstain")],
 )
-def test_missing_weights_are_told_before_the_run(comfy, reward, told):
+def test_missing_weights_are_told_before_the_run_and_once(comfy, reward, told):
     g = Graph()
     image = g.EmptyImage(width=32, height=32, batch_size=1, color=0)
-    g.HyperNoiseRewardScore(image=image, prompt="", reward=reward_node(g, reward))
+    loaded = reward_node(g, reward)
+    for prompt in ("", "again"):
+        g.HyperNoiseRewardScore(image=image, prompt=prompt, reward=loaded)
     with pytest.raises(ComfyError, match=told) as refused:
         comfy.run(g.nodes)
     assert refused.value.status == 400
+    assert str(refused.value).count(told) == 1
 
 
 @pytest.mark.parametrize("scored", [True, False])

@@ -66,6 +66,12 @@ def test_a_nodes_last_words_are_drawn_on_it_in_both_renderers(page):
         assert [line.split()[0] for line in seen.splitlines()] == ["base", "HyperNoise", "difference", "better"]
 
 
+def test_words_of_cached_nodes_are_drawn_again_and_once(page):
+    report = json.loads((page / "report.json").read_text())
+    (words,) = report["again"]
+    assert words.split() == report["words"]["vue"].split()
+
+
 def test_a_blueprint_becomes_its_nodes_with_their_own_values(comfy, page):
     blueprints = json.loads((page / "report.json").read_text())["blueprints"]
     inside = {name: {n["class_type"] for n in prompt.values()} for name, prompt in blueprints.items()}

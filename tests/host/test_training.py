@@ -170,6 +170,7 @@ def test_wrong_input_is_refused_before_anything_runs(comfy, changes, words):
     with pytest.raises(ComfyError, match=words) as refused:
         run_training(comfy, **{"name": "wrong", **changes})
     assert refused.value.status == 400
+    assert len(str(refused.value).splitlines()) == 2  # what failed, and why: once
 
 
 def test_a_size_that_does_not_fit_is_the_nodes_error(comfy):

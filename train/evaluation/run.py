@@ -250,7 +250,7 @@ def _settings(args: EvaluateArguments) -> dict:
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
     names = ("benchmark", "model", "variant", "pipeline", "generator_lora", "scheduler", "shift", "dtype")
-    names += ("seed", "height", "width")
+    names += ("text_length", "seed", "height", "width")
     own = {name: getattr(args, name) for name in names}
     how = asdict(args.modulation)
     how |= {name: None for name in OF_ADAPTER if name in how and not adapter}
