@@ -110,8 +110,14 @@ def test_settings_that_fit_are_chosen_in_order_of_the_time_they_cost(free, chose
 
 def test_a_run_that_cannot_fit_is_refused_with_what_it_needs():
     setup = run()
-    with pytest.raises(ValueError, match=r"needs 7.5 GiB with all savings, most of it at the text encoders"):
-        fit(setup, pretended(setup), 6 * GIB, pretended)
+    with pytest.raises(ValueError, match=r"needs 4.8 GiB with all savings, most of it at the denoiser"):
+        fit(setup, pretended(setup), 4.5 * GIB, pretended)
+
+
+def test_text_encoders_that_change_places_with_the_rest_do_not_add_to_it():
+    apart = pretended(run(offload=True))
+    assert apart.parts[TEXT_ENCODERS].total() == 3 * GIB
+    assert apart.peak == pretended(run()).peak - 3 * GIB
 
 
 def test_the_estimate_loads_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -31,7 +31,7 @@ class ModelArguments:
     """Shift of a rectified flow's noise levels, the same at every size, in place of the model's own. Lightning for
     Qwen-Image wants 3."""
     offload: bool = False
-    """Keep the text encoders in CPU memory except while prompts are encoded."""
+    """Keep the text encoders in CPU memory. While prompts are encoded, they change places with denoiser and decoder."""
     vae_slicing: bool = False
     """Decode the images of a batch one at a time: less memory, the same images."""
     vae_tiling: bool = False

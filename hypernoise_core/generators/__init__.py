@@ -81,7 +81,8 @@ def load_generator(
         variant: of the weight files, such as `fp16`, as in diffusers.
         config: for a denoiser alone: folder, Hugging Face id or short name of the pipeline that it belongs to.
             Everything else is loaded from there.
-        offload: keep the text encoders in CPU memory and move them to the device only while prompts are encoded.
+        offload: keep the text encoders in CPU memory; while prompts are encoded, they change places with denoiser and
+            autoencoder.
         vae_slicing: decode the images of a batch one at a time: less memory, the same images.
         vae_tiling: decode large images in overlapping tiles: far less memory, slightly different images.
         generator_lora: `FILE` or `FILE=SCALE`, a LoRA that belongs to the generator, such as one that makes a few steps

@@ -49,7 +49,7 @@ class Flux2Klein(RectifiedFlow):
     def _shift(self, steps: int, tokens: int) -> float:
         return compute_empirical_mu(image_seq_len=tokens, num_steps=steps)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         statistics = self.autoencoder.bn
         std = (statistics.running_var + self.autoencoder.config.batch_norm_eps).sqrt()
         latents = unpatchify(denormalize(latents, statistics.running_mean, std))

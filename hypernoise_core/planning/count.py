@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..generators import DiffusersGenerator
+from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
 from ..training import Trainer, TrainingConfig, processes
-from ..training.encoded import CHUNK
 from ..training.teachers import CriticTeacher, Lesson, critic
 from .counter import ACTIVATIONS, Counter
 from .models import TOKENS, build, countable, default_dtype
@@ -53,7 +53,7 @@ class Setup:
     rewards_batch: int | None = None
     offload_rewards: bool = False
     offload: bool = False
-    """Text encoders are on the device only while they work."""
+    """Text encoders are on the device only while they work; denoiser and decoder are not there then."""
     vae_slicing: bool = False
     vae_tiling: bool = False
 
@@ -91,13 +91,15 @@ class Count:
         return self.parts[self.part].total()
 
     def offloaded(self, rewards: bool = False, text_encoders: bool = False) -> Count:
-        """The same run where these are on the device only while they work."""
+        """The same run where these are on the device only while they work, denoiser and decoder away from the text
+        encoders."""
         parts = {part: Sums(sums) for part, sums in self.parts.items()}
         for part, sums in parts.items():
             if rewards:
                 sums[REWARDS] = max(self.rewards, default=0) if part == REWARDS else 0
-            if text_encoders and part != TEXT_ENCODERS:
-                sums[TEXT_ENCODERS] = 0
+            if text_encoders:
+                for kind in (DENOISER, DECODER) if part == TEXT_ENCODERS else (TEXT_ENCODERS,):
+                    sums[kind] = 0
         return replace(self, parts=parts)
 
 
@@ -115,9 +117,7 @@ def count(setup: Setup) -> Count:
         trainer = Trainer(generator, reward, [""], counted_config(setup.config))
         encoding = _encoding(setup)
         counted = count_step(trainer, setup.at_a_time, setup.passes, encoding[TEXT_ENCODERS])
-        fixed = {HYPERNETWORK, CRITIC, DENOISER, DECODER, REWARDS}
-        before = Sums({kind: size for kind, size in _weights(trainer).items() if kind in fixed})
-        counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: before + encoding})
+        counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: _weights(trainer) + encoding})
     return counted.offloaded(setup.offload_rewards, setup.offload)
 
 
@@ -192,8 +192,10 @@ def _show_weights(counter: Counter, trainer: Trainer) -> None:
 
 
 def _weights(trainer: Trainer) -> Sums[str]:
+    """And the optimizer's state, which a resumed run has before its sample prompts are encoded."""
     counter = Counter()
     _show_weights(counter, trainer)
+    counter.see(_state_of(trainer.optimizer), OPTIMIZER)
     return counter.by_kind
 
 
@@ -260,7 +262,7 @@ def _lesson(trainer: Trainer, pictures: int, every_picture: bool) -> tuple[Lesso
     x0 = trainer.generator.noise(pictures, config.height, config.width)
     wanted = drawn = max(1, round(config.score_share * pictures))
     if config.teacher == "critic" and not every_picture:
-        drawn = min(wanted, 2 * max(1, critic.MOST_PIXELS // _pixels(trainer, x0)))
+        drawn = min(wanted, 2 * trainer.generator.parts(x0)[0].stop)
     scored = [row < drawn for row in range(pictures)]
     conditioning, text = trainer._conditioning.rows(rows), trainer._text.rows(rows)
     return Lesson(x0, conditioning, text, list(range(pictures)), ones - 1, ones, scored), wanted - drawn
@@ -300,10 +302,10 @@ def _encoding(setup: Setup) -> Sums[str]:
 
 @torch.no_grad()
 def _encoding_activations(encoder: PreTrainedModel) -> int:
-    """Of one chunk of prompts."""
+    """Of the prompts that it takes at a time."""
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
-    ids = torch.ones(CHUNK, window, dtype=torch.long)
+    ids = torch.ones(PROMPTS_AT_A_TIME, window, dtype=torch.long)
     with Counter() as counter:
         kept = text(input_ids=ids, output_hidden_states=text.config.model_type not in LAST_LAYER)
     del kept
