@@ -120,6 +120,18 @@ def test_text_encoders_that_change_places_with_the_rest_do_not_add_to_it():
     assert apart.peak == pretended(run()).peak - 3 * GIB
 
 
+def test_packed_weights_count_as_what_they_hold_and_one_is_unpacked_at_a_time():
+    held = Sums({DENOISER: 4 * GIB, ACTIVATIONS: GIB})
+    plain = Count({DENOISER: held, REWARDS: held, TEXT_ENCODERS: Sums()}, (), 0, 0, 2 * GIB, GIB // 4, 2)
+    packed = plain.quantized("int8")
+    assert packed.parts[DENOISER] == {DENOISER: 3 * GIB, ACTIVATIONS: 1.25 * GIB}
+    assert packed.parts[REWARDS] == {DENOISER: 3 * GIB, ACTIVATIONS: GIB}
+    assert packed.parts[TEXT_ENCODERS].total() == 0
+    assert packed.peak > plain.quantized("nf4").peak > plain.peak - 2 * GIB
+    chosen = fit(run(offload=True), plain, 4.3 * GIB + SPARE, lambda setup: plain)
+    assert str(chosen.told) == "quantize int8"
+
+
 def test_the_estimate_loads_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "_train", None)

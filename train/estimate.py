@@ -42,6 +42,8 @@ def setup_of(args: TrainArguments, prompt_count: int = 1) -> Setup:
         rewards_batch=args.rewards_batch,
         offload_rewards=args.offload_rewards,
         offload=args.offload,
+        quantize=args.quantize,
+        may_quantize=args.generator_lora is None,
         vae_slicing=args.vae_slicing,
         vae_tiling=args.vae_tiling,
     )

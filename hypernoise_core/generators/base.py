@@ -39,6 +39,8 @@ class Generator(ABC):
     default_size: int
     """Side, in pixels, of the pictures that the model was trained on."""
     device: torch.device
+    quantized: str = ""
+    """How its denoiser's weights are packed, such as `int8`; empty where they are not."""
     lora: str | None = None
     """The LoRA in its weights: `name=scale hash`; empty for none, None where that is not known."""
 

@@ -4,6 +4,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -134,7 +135,9 @@ class DiffusersGenerator(Generator):
     @staticmethod
     def _checkpoint(module: ModelMixin, enabled: bool) -> None:
         if not module._supports_gradient_checkpointing:  # its decoder's up blocks hold most of the activations
-            checkpoint_layers(module.decoder.up_blocks, enabled)
+            stages = module.decoder.up_blocks
+            sequences = [stage.children() if isinstance(stage, nn.Sequential) else [stage] for stage in stages]
+            checkpoint_layers(chain.from_iterable(sequences), enabled)
         elif enabled:
             module.enable_gradient_checkpointing()
         else:

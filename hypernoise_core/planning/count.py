@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..generators import DiffusersGenerator
 from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
+from ..generators.quantized import BYTES, Quantize
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
 from ..training import Trainer, TrainingConfig, processes
@@ -54,6 +55,9 @@ class Setup:
     offload_rewards: bool = False
     offload: bool = False
     """Text encoders are on the device only while they work; denoiser and decoder are not there then."""
+    quantize: Quantize | None = None
+    may_quantize: bool = True
+    """Whether it could be: weights with a LoRA in them are not packed."""
     vae_slicing: bool = False
     vae_tiling: bool = False
 
@@ -80,6 +84,12 @@ class Count:
     replay: int
     flops: int
     """Floating-point operations of a micro-batch and its optimizer step."""
+    linear: int = 0
+    """Of the denoiser's weights, those that `quantize` packs."""
+    largest: int = 0
+    """The largest of them."""
+    itemsize: int = 1
+    """Bytes of a value of theirs as they are."""
 
     @property
     def part(self) -> str:
@@ -102,6 +112,15 @@ class Count:
                     sums[kind] = 0
         return replace(self, parts=parts)
 
+    def quantized(self, kind: Quantize) -> Count:
+        """The same run with the denoiser's linear weights packed. Each is unpacked while it is used."""
+        saved = round(self.linear * (1 - BYTES[kind] / self.itemsize))
+        parts = {part: Sums(sums) for part, sums in self.parts.items()}
+        for part, sums in parts.items():
+            sums[DENOISER] -= saved if sums[DENOISER] else 0
+            sums[ACTIVATIONS] += self.largest if part in (DENOISER, HYPERNETWORK) else 0
+        return replace(self, parts=parts, linear=0, largest=0)
+
 
 def count(setup: Setup) -> Count:
     """What a run holds at most. Nothing is allocated.
@@ -118,7 +137,8 @@ def count(setup: Setup) -> Count:
         encoding = _encoding(setup)
         counted = count_step(trainer, setup.at_a_time, setup.passes, encoding[TEXT_ENCODERS])
         counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: _weights(trainer) + encoding})
-    return counted.offloaded(setup.offload_rewards, setup.offload)
+    counted = counted.offloaded(setup.offload_rewards, setup.offload)
+    return counted.quantized(setup.quantize) if setup.quantize else counted
 
 
 def counted_config(config: TrainingConfig) -> TrainingConfig:
@@ -176,7 +196,9 @@ def count_step(
         del own, marked
     sizes = [_bytes(tensors_of(reward)) for reward in _all(trainer.reward)]
     parts = {part: sums for part, (_, sums) in counter.peaks.items() if part}
-    return Count(parts, tuple(sizes), replay, counter.flops)
+    linear = [m.weight for m in trainer.generator.denoiser.modules() if isinstance(m, nn.Linear)]
+    packed, largest = sum(map(_size, linear)), max(map(_size, linear), default=0)
+    return Count(parts, tuple(sizes), replay, counter.flops, packed, largest, linear[0].itemsize if linear else 1)
 
 
 def _show_weights(counter: Counter, trainer: Trainer) -> None:
@@ -332,6 +354,10 @@ def _marked(trainer: Trainer) -> list[Tensor]:
 
 def _state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

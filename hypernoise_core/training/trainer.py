@@ -207,6 +207,8 @@ class Trainer:
             training["between_steps"] = self.config.between_steps
         if self.generator.lora or (self.generator.lora == "" and "generator_lora" in self.adapter.training):
             training["generator_lora"] = self.generator.lora
+        if self.generator.quantized or "generator_quantized" in self.adapter.training:
+            training["generator_quantized"] = self.generator.quantized
         with self.averaged():
             self.adapter.save(
                 path,
