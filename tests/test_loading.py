@@ -10,7 +10,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import save_file
 from tiny_pipelines import BUILDERS, PROMPTS, SCHEDULE, tiny_generator, tiny_pipeline
 
-from hypernoise_core import LoraHypernetwork, load_generator
+from hypernoise_core import LoraHypernetwork, TensorBatch, load_generator
+from hypernoise_core.generators import base, diffusers_generator
 from hypernoise_core.hypernetworks.comfy_keys import key_map
 from hypernoise_core.layers import target_names
 
@@ -45,17 +46,47 @@ def test_precision_offload_and_slicing(saved):
     assert torch.allclose(pictures(generator), pictures(whole), atol=0.02)
 
 
-def test_offloaded_text_encoders_visit_the_device_and_leave(saved, monkeypatch):
+def test_offloaded_text_encoders_change_places_with_the_rest_while_prompts_are_encoded(saved, monkeypatch):
     _, folder = saved
     generator = load_generator(str(folder), offload=True)
     moves = []
-    for module in generator.text_encoders:
-        monkeypatch.setattr(module, "to", lambda device: moves.append(str(device)))
+    names = ["denoiser", "decoder", *["text"] * len(generator.text_encoders)]
+    modules = [generator.denoiser, generator.autoencoder, *generator.text_encoders]
+    for name, module in zip(names, modules, strict=True):
+        monkeypatch.setattr(module, "to", lambda device, name=name: moves.append(f"{name} {device}"))
     generator.device = torch.device("meta")  # stands in for a GPU
-    monkeypatch.setattr(generator, "_encode", lambda prompts: moves.append("encode"))
-    generator.encode(PROMPTS)
-    count = len(generator.text_encoders)
-    assert moves == ["meta"] * count + ["encode"] + ["cpu"] * count
+    nothing = TensorBatch({"embeds": torch.zeros(1, 1)})
+    monkeypatch.setattr(generator, "_encode", lambda prompts: moves.append("encode") or nothing)
+    generator.encode(PROMPTS[:1])
+    there, back = (["text meta", "text cpu"][i : i + 1] * len(generator.text_encoders) for i in (0, 1))
+    whole = ["denoiser cpu", "decoder cpu", *there, "encode", *back, "denoiser meta", "decoder meta"]
+    assert moves == whole
+    moves.clear()
+    with generator.encoding():
+        generator.encode(PROMPTS[:1])
+        generator.encode(PROMPTS[:1])
+    assert moves == [move for move in whole for _ in range(1 + (move == "encode"))]
+
+
+def test_prompts_are_encoded_and_pictures_decoded_a_few_at_a_time(saved, monkeypatch):
+    _, folder = saved
+    generator = load_generator(str(folder))
+    whole, own, sizes = generator.encode(PROMPTS), generator._encode, []
+    monkeypatch.setattr(diffusers_generator, "PROMPTS_AT_A_TIME", 1)
+    monkeypatch.setattr(generator, "_encode", lambda prompts: sizes.append(len(prompts)) or own(prompts))
+    parts = generator.encode(PROMPTS)
+    assert sizes == [1] * len(PROMPTS)
+    for name, tensor in whole.tensors.items():
+        kept = whole.tensors["mask"].bool() if "mask" in whole.tensors else ...  # what padding holds is nobody's
+        assert torch.allclose(parts[name][kept], tensor[kept], atol=1e-5)
+    latents = generator.noise(3, 64, 64)
+    pictures, decode = generator.decode(latents), generator._decode
+    monkeypatch.setattr(base, "MOST_PIXELS", 2 * 64 * 64)
+    sizes.clear()
+    monkeypatch.setattr(generator, "_decode", lambda part: sizes.append(len(part)) or decode(part))
+    assert torch.allclose(generator.decode(latents), pictures, atol=1e-5)
+    generator.decode(latents.requires_grad_())
+    assert sizes == [2, 1, 3]
 
 
 def test_tiles_are_differentiable_and_close(saved):

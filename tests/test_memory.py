@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.training_step import SavedMemory
 from hypernoise_core import Trainer, TrainingConfig, load_generator
+from hypernoise_core.generators import base
 from hypernoise_core.training import OutOfMemoryError, StepDone
 from hypernoise_core.training.memory import out_of_memory_advice
 
@@ -24,6 +25,23 @@ def test_micro_batches_change_no_gradient(generator, redness, prompts, size):
         assert a.metrics == pytest.approx(b.metrics, rel=1e-4, abs=1e-7)
     for p, q in zip(whole.parameters, parts.parameters, strict=True):
         assert torch.allclose(p.grad, q.grad, atol=1e-6)
+
+
+def test_decoding_and_judging_by_parts_changes_no_gradient_and_keeps_less(generator, redness, prompts, monkeypatch):
+    metrics, gradients, peaks = [], [], []
+    for most in (base.MOST_PIXELS, generator.default_size**2):  # the whole micro-batch, and picture by picture
+        monkeypatch.setattr(base, "MOST_PIXELS", most)
+        t = trainer(generator, redness, prompts, hypernetwork="head", head_width=32, head_depth=1)
+        saved = SavedMemory()
+        with saved():
+            metrics.append(next(t.events()).metrics)
+        gradients.append([p.grad for p in t.parameters])
+        peaks.append(saved.peak)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-7)
+    for whole, parts in zip(*gradients, strict=True):
+        assert (whole - parts).norm() <= 1e-5 * whole.norm()
+    assert max(g.norm() for g in gradients[0]) > 0
+    assert peaks[1] < 0.9 * peaks[0]
 
 
 def test_the_hypernetwork_recomputed_changes_no_gradient_and_is_not_kept(generator, redness, prompts):

@@ -110,8 +110,26 @@ def test_settings_that_fit_are_chosen_in_order_of_the_time_they_cost(free, chose
 
 def test_a_run_that_cannot_fit_is_refused_with_what_it_needs():
     setup = run()
-    with pytest.raises(ValueError, match=r"needs 7.5 GiB with all savings, most of it at the text encoders"):
-        fit(setup, pretended(setup), 6 * GIB, pretended)
+    with pytest.raises(ValueError, match=r"needs 4.8 GiB with all savings, most of it at the denoiser"):
+        fit(setup, pretended(setup), 4.5 * GIB, pretended)
+
+
+def test_text_encoders_that_change_places_with_the_rest_do_not_add_to_it():
+    apart = pretended(run(offload=True))
+    assert apart.parts[TEXT_ENCODERS].total() == 3 * GIB
+    assert apart.peak == pretended(run()).peak - 3 * GIB
+
+
+def test_packed_weights_count_as_what_they_hold_and_one_is_unpacked_at_a_time():
+    held = Sums({DENOISER: 4 * GIB, ACTIVATIONS: GIB})
+    plain = Count({DENOISER: held, REWARDS: held, TEXT_ENCODERS: Sums()}, (), 0, 0, 2 * GIB, GIB // 4, 2)
+    packed = plain.quantized("int8")
+    assert packed.parts[DENOISER] == {DENOISER: 3 * GIB, ACTIVATIONS: 1.25 * GIB}
+    assert packed.parts[REWARDS] == {DENOISER: 3 * GIB, ACTIVATIONS: GIB}
+    assert packed.parts[TEXT_ENCODERS].total() == 0
+    assert packed.peak > plain.quantized("nf4").peak > plain.peak - 2 * GIB
+    chosen = fit(run(offload=True), plain, 4.3 * GIB + SPARE, lambda setup: plain)
+    assert str(chosen.told) == "quantize int8"
 
 
 def test_the_estimate_loads_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -228,7 +228,11 @@ class _Samples:
 
     @torch.no_grad()
     def make(self, adapter: Adapter | None, how: Modulation) -> list[Image]:
-        return to_images(draw(self.generator, adapter, self.x0, self.conditioning, self.steps, self.seeds, how)[1])
+        images: list[Image] = []
+        for part in self.generator.parts(self.x0):
+            x0, conditioning, seeds = self.x0[part], self.conditioning.rows(part), self.seeds[part]
+            images += to_images(draw(self.generator, adapter, x0, conditioning, self.steps, seeds, how)[1])
+        return images
 
 
 def _numbers(metrics: dict[str, float]) -> str:

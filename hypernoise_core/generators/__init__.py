@@ -16,6 +16,7 @@ from .diffusers_generator import FAMILIES, DiffusersGenerator
 from .flux import Flux
 from .flux2_klein import Flux2Klein
 from .krea2 import Krea2
+from .quantized import Quantize, check_quantize, keep_packed, loading
 from .qwen_image import QwenImage
 from .sana_sprint import SanaSprint
 from .saved import check_component, check_saved
@@ -39,6 +40,9 @@ SHORT_NAMES = {
 }
 """Short names: those that the reference implementation's `--model` takes, the generator in this repository, and the
 models that most people run."""
+
+FILES = (".safetensors", ".gguf")
+"""How the names of files with a denoiser end."""
 
 __all__ = [
     "FAMILIES",
@@ -66,6 +70,7 @@ def load_generator(
     *,
     variant: str | None = None,
     config: str | None = None,
+    quantize: Quantize | None = None,
     offload: bool = False,
     vae_slicing: bool = False,
     vae_tiling: bool = False,
@@ -77,15 +82,17 @@ def load_generator(
     """Load a few-step model and freeze it.
 
     Args:
-        model: a folder saved by diffusers, a Hugging Face id, one of `SHORT_NAMES`, or a `.safetensors` file with a
-            denoiser (alone or in a whole checkpoint, with diffusers' names or the original ones). With `config` also a
-            folder or Hugging Face id of a denoiser alone.
+        model: a folder saved by diffusers, a Hugging Face id, one of `SHORT_NAMES`, or a `.safetensors` or `.gguf` file
+            with a denoiser (alone or in a whole checkpoint, with diffusers' names or the original ones). With `config`
+            also a folder or Hugging Face id of a denoiser alone.
         device: where the model runs, such as `cuda`.
         dtype: of the weights. Noise, residuals and images are float32 in any case.
         variant: of the weight files, such as `fp16`, as in diffusers.
         config: for a denoiser alone: folder, Hugging Face id or short name of the pipeline that it belongs to.
             Everything else is loaded from there.
-        offload: keep the text encoders in CPU memory and move them to the device only while prompts are encoded.
+        quantize: pack the denoiser's linear weights as they are loaded: `int8`, `fp8` (torchao), `nf4` (bitsandbytes).
+        offload: keep the text encoders in CPU memory; while prompts are encoded, they change places with denoiser and
+            autoencoder.
         vae_slicing: decode the images of a batch one at a time: less memory, the same images.
         vae_tiling: decode large images in overlapping tiles: far less memory, slightly different images.
         generator_lora: `FILE` or `FILE=SCALE`, a LoRA that belongs to the generator, such as one that makes a few steps
@@ -99,12 +106,21 @@ def load_generator(
 
     Raises:
         ValueError: nothing is found there, its weights are no safetensors, no family here runs its pipeline class, what
-            its UNet predicts is not known, the LoRA does not fit, or the family cannot use the scheduler.
+            its UNet predicts is not known, the LoRA does not fit, the family cannot use the scheduler, or a package for
+            `quantize` is missing.
     """
     check_device(device)
-    if Path(model).suffix == ".safetensors" and not Path(model).is_file():
+    if quantize:
+        check_quantize(quantize, device)
+    if quantize and generator_lora:
+        raise SettingError(
+            "{generator_lora} is given with {quantize} {}: a LoRA cannot be added to packed weights. Save the model "
+            "with the LoRA in its weights by diffusers (fuse_lora, save_pretrained), and give that folder as {model}",
+            quantize,
+        )
+    if Path(model).suffix in FILES and not Path(model).is_file():
         raise SettingError("{model} is {!r}: there is no such file", model)
-    if Path(model).suffix == ".safetensors" and not config:
+    if Path(model).suffix in FILES and not config:
         raise SettingError(
             "{model} is {!r}, which holds only a denoiser: name its pipeline with {config}, such as sd-turbo", model
         )
@@ -117,8 +133,12 @@ def load_generator(
         with about("model"):
             _check_denoiser(Path(model))
     try:
-        if config:
-            components[family.denoiser_name] = _load_denoiser(family.denoiser_name, model, source, dtype)
+        if config or quantize:
+            options = loading(quantize, dtype, device) if quantize else {}
+            if variant and not config:
+                options["variant"] = variant
+            path = model if config else source
+            components[family.denoiser_name] = _load_denoiser(family.denoiser_name, path, source, dtype, options)
         pipeline = family.pipeline_class.from_pretrained(
             source, dtype=dtype, variant=variant, use_safetensors=True, **components
         )
@@ -138,6 +158,7 @@ def load_generator(
         generator = family(pipeline, name, offload)
     if text_length is not None:
         generator.set_text_length(text_length)
+    generator.quantized = quantize or ("gguf" if Path(model).suffix == ".gguf" else "")
     generator.lora = lora  # of a LoRA in the model's own files nothing is known
     return generator
 
@@ -182,14 +203,20 @@ def _check_denoiser(place: Path) -> None:
         check_component(place)
 
 
-def _load_denoiser(name: str, path: str, source: str, dtype: torch.dtype) -> torch.nn.Module:
-    """The denoiser at `path`, a single file or as diffusers saves one, built as the pipeline at `source` describes
-    it."""
+def _load_denoiser(name: str, path: str, source: str, dtype: torch.dtype, options: dict) -> torch.nn.Module:
+    """The denoiser at `path`, a single file, as diffusers saves one, or the pipeline at `source` itself, built as that
+    pipeline describes it."""
     denoiser_class = getattr(diffusers, DiffusionPipeline.load_config(source)[name][1])
-    if Path(path).suffix != ".safetensors":
-        return denoiser_class.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    if Path(path).suffix not in FILES:
+        where = {"subfolder": name} if path == source else {}
+        denoiser = denoiser_class.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, **where, **options)
+        keep_packed(denoiser)
+        return denoiser
+    if Path(path).suffix == ".gguf":
+        options = {**options, "quantization_config": diffusers.GGUFQuantizationConfig(compute_dtype=dtype)}
     try:
-        denoiser = denoiser_class.from_single_file(path, config=source, subfolder=name, torch_dtype=dtype)
+        denoiser = denoiser_class.from_single_file(path, config=source, subfolder=name, torch_dtype=dtype, **options)
+        keep_packed(denoiser)
     except Exception as error:  # diffusers' converters fail in many ways on what they do not know
         raise ValueError(f"its weights are not those of the {name} of {source} ({_short(error)})") from error
     missing = [key for key, parameter in denoiser.named_parameters() if parameter.is_meta]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import torch
@@ -12,6 +13,9 @@ from ..layers import is_target
 from ..noise import BetweenSteps, First, KeptNoise
 from ..reading import Reading, inputs_of, tokens_as_grid
 from ..settings import SettingError
+
+MOST_PIXELS = 2**20
+"""Of pictures that are decoded, or decoded and scored, at a time: decoders take more memory than anything else."""
 
 
 class Generator(ABC):
@@ -35,6 +39,8 @@ class Generator(ABC):
     default_size: int
     """Side, in pixels, of the pictures that the model was trained on."""
     device: torch.device
+    quantized: str = ""
+    """How its denoiser's weights are packed, such as `int8`; empty where they are not."""
     lora: str | None = None
     """The LoRA in its weights: `name=scale hash`; empty for none, None where that is not known."""
 
@@ -60,6 +66,15 @@ class Generator(ABC):
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """The conditioning of each prompt, without gradients. Costs a text encoder call: cache the result."""
+
+    def encoding(self) -> AbstractContextManager[None]:
+        """For several calls of `encode`: what makes room for the text encoders comes back at the end of the block."""
+        return nullcontext()
+
+    @cached_property
+    def empty(self) -> TensorBatch:
+        """The conditioning of the empty prompt, for calls that are made to learn about the denoiser."""
+        return self.encode([""])
 
     @abstractmethod
     def first_call(self, denoiser: nn.Module, x0: Tensor, conditioning: TensorBatch) -> Tensor:
@@ -100,7 +115,7 @@ class Generator(ABC):
         try:
             side = self.trial_size
             with torch.no_grad():
-                self.first_call(self.denoiser, self.noise(1, side, side), self.encode([""]))
+                self.first_call(self.denoiser, self.noise(1, side, side), self.empty)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -154,6 +169,11 @@ class Generator(ABC):
         """
         self.check_steps(steps)
         return self.decode(self.denoise(x0, conditioning, steps, seed, denoiser, between, first))
+
+    def parts(self, latents: Tensor) -> list[slice]:
+        """Rows of `latents` [B, C, h, w] that are decoded, or decoded and scored, at a time."""
+        size = max(1, MOST_PIXELS // (latents.shape[-2] * latents.shape[-1] * self.latent_scale**2))
+        return [slice(first, first + size) for first in range(0, len(latents), size)]
 
     def check_steps(self, steps: int) -> None:
         """Raises ValueError for fewer than 1, and where the sampler has no schedule of so many."""

@@ -2,8 +2,9 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,9 @@ FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
 """diffusers pipeline class name to the family that runs it."""
 
 
+PROMPTS_AT_A_TIME = 8
+"""Of those that are encoded: more would take more memory than a step of training."""
+
 DEFAULT_SIZE = 1024
 """Side of the pictures, in pixels, of pipelines that state it in their `__call__` alone."""
 
@@ -33,7 +37,8 @@ class DiffusersGenerator(Generator):
     Args:
         pipeline: with its denoiser and autoencoder on the device where they will run.
         name: for messages and metadata.
-        offload: keep text encoders in CPU memory; they move to the device only while prompts are encoded.
+        offload: keep text encoders in CPU memory; while prompts are encoded, they change places with denoiser and
+            autoencoder.
     """
 
     denoiser: ModelMixin
@@ -61,7 +66,7 @@ class DiffusersGenerator(Generator):
         ]
         for module in (self.denoiser, self.autoencoder, *self.text_encoders):
             module.eval().requires_grad_(False)
-        self.offload = offload
+        self.offload, self._encoding = offload, False
         self.device = self.denoiser.device
         self.latent_channels = self.denoiser.config.in_channels
         self.latent_scale = pipeline.vae_scale_factor
@@ -74,8 +79,9 @@ class DiffusersGenerator(Generator):
         """As of `Generator`. A prompt that comes again is encoded once. Warns of every prompt that is cut."""
         distinct = list(dict.fromkeys(prompts))
         self._tell_cuts(distinct)
-        with self._text_encoders_on_device():
-            encoded = self._encode(list(distinct))  # pipelines write into the list
+        with self.encoding():
+            parts = [distinct[i : i + PROMPTS_AT_A_TIME] for i in range(0, len(distinct), PROMPTS_AT_A_TIME)]
+            encoded = TensorBatch.cat([self._encode(part) for part in parts])
         return encoded.rows([distinct.index(prompt) for prompt in prompts])
 
     @property
@@ -115,22 +121,30 @@ class DiffusersGenerator(Generator):
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> TensorBatch:
-        """`encode`, without gradients and with the text encoders on the right device."""
+        """`encode` of a few prompts, without gradients and with the text encoders on the right device."""
 
     @contextmanager
-    def _text_encoders_on_device(self) -> Iterator[None]:
-        if not self.offload:
+    def encoding(self) -> Iterator[None]:
+        if not self.offload or self._encoding:
             yield
             return
-        for module in self.text_encoders:
-            module.to(self.device)
+        self._encoding = True
         try:
+            _move((self.denoiser, self.autoencoder), "cpu")
+            _move(self.text_encoders, self.device)
             yield
         finally:
-            for module in self.text_encoders:
-                module.to("cpu")
+            _move(self.text_encoders, "cpu")
+            _move((self.denoiser, self.autoencoder), self.device)
+            self._encoding = False
 
     def decode(self, latents: Tensor) -> Tensor:
+        if latents.requires_grad and torch.is_grad_enabled():
+            return self._decode(latents)
+        return torch.cat([self._decode(latents[rows]) for rows in self.parts(latents)])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """`decode`, all at once."""
         config = self.autoencoder.config
         latents = latents.to(self.autoencoder.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
         return as_pictures(self.autoencoder.decode(latents, return_dict=False)[0])
@@ -153,11 +167,18 @@ class DiffusersGenerator(Generator):
     @staticmethod
     def _checkpoint(module: ModelMixin, enabled: bool) -> None:
         if not module._supports_gradient_checkpointing:  # its decoder's up blocks hold most of the activations
-            checkpoint_layers(module.decoder.up_blocks, enabled)
+            stages = module.decoder.up_blocks
+            sequences = [stage.children() if isinstance(stage, nn.Sequential) else [stage] for stage in stages]
+            checkpoint_layers(chain.from_iterable(sequences), enabled)
         elif enabled:
             module.enable_gradient_checkpointing()
         else:
             module.disable_gradient_checkpointing()
+
+
+def _move(modules: Iterable[nn.Module], device: torch.device | str) -> None:
+    for module in modules:
+        module.to(device)
 
 
 def as_pictures(decoded: Tensor) -> Tensor:

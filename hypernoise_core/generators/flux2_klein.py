@@ -48,7 +48,7 @@ class Flux2Klein(RectifiedFlow):
     def _shift(self, steps: int, tokens: int) -> float:
         return compute_empirical_mu(image_seq_len=tokens, num_steps=steps)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         latents = unpatchify(denormalize(latents, *self._statistics()))
         return as_pictures(self.autoencoder.decode(latents.to(self.autoencoder.dtype), return_dict=False)[0])
 

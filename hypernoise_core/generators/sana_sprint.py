@@ -39,7 +39,7 @@ class SanaSprint(DiffusersGenerator):
             prompts,
             complex_human_instruction=None,
             device=self.text_encoders[0].device,
-            max_sequence_length=min(longest, self.text_length),
+            max_sequence_length=min(longest, self.text_length or MAX_TOKENS),
         )  # padding to the pipeline's 300 tokens would change no image and cost most of the time
         return TensorBatch({"embeds": embeds, "mask": mask})
 

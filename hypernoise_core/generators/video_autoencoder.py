@@ -17,7 +17,7 @@ class VideoAutoencoder(RectifiedFlow):
         super().__init__(pipeline, name, offload)
         self.latent_channels = self.denoiser.config.in_channels // self.patch**2
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         config = self.autoencoder.config
         latents = denormalize(latents.to(self.autoencoder.dtype), config.latents_mean, config.latents_std)
         return as_pictures(self._first_frame(latents.unsqueeze(2)).squeeze(2))

@@ -157,7 +157,7 @@ def features_of(generator: Generator) -> tuple[int, int]:
     (0, 0) if the generator gives no features."""
     side = generator.trial_size
     x = generator.noise(1, side, side)
-    grid = generator.read(x, generator.encode([""])).features
+    grid = generator.read(x, generator.empty).features
     return (0, 0) if grid is None else (grid.shape[1], x.shape[-2] // grid.shape[-2])
 
 

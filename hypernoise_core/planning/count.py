@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..generators import DiffusersGenerator
+from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
+from ..generators.quantized import BYTES, Quantize
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
 from ..training import Trainer, TrainingConfig, processes
-from ..training.encoded import CHUNK
 from ..training.teachers import CriticTeacher, Lesson, critic
 from .counter import ACTIVATIONS, Counter
 from .models import TOKENS, build, countable, default_dtype
@@ -53,7 +54,10 @@ class Setup:
     rewards_batch: int | None = None
     offload_rewards: bool = False
     offload: bool = False
-    """Text encoders are on the device only while they work."""
+    """Text encoders are on the device only while they work; denoiser and decoder are not there then."""
+    quantize: Quantize | None = None
+    may_quantize: bool = True
+    """Whether it could be: weights with a LoRA in them are not packed."""
     vae_slicing: bool = False
     vae_tiling: bool = False
     text_length: int | None = None
@@ -81,6 +85,12 @@ class Count:
     replay: int
     flops: int
     """Floating-point operations of a micro-batch and its optimizer step."""
+    linear: int = 0
+    """Of the denoiser's weights, those that `quantize` packs."""
+    largest: int = 0
+    """The largest of them."""
+    itemsize: int = 1
+    """Bytes of a value of theirs as they are."""
 
     @property
     def part(self) -> str:
@@ -92,14 +102,25 @@ class Count:
         return self.parts[self.part].total()
 
     def offloaded(self, rewards: bool = False, text_encoders: bool = False) -> Count:
-        """The same run where these are on the device only while they work."""
+        """The same run where these are on the device only while they work, denoiser and decoder away from the text
+        encoders."""
         parts = {part: Sums(sums) for part, sums in self.parts.items()}
         for part, sums in parts.items():
             if rewards:
                 sums[REWARDS] = max(self.rewards, default=0) if part == REWARDS else 0
-            if text_encoders and part != TEXT_ENCODERS:
-                sums[TEXT_ENCODERS] = 0
+            if text_encoders:
+                for kind in (DENOISER, DECODER) if part == TEXT_ENCODERS else (TEXT_ENCODERS,):
+                    sums[kind] = 0
         return replace(self, parts=parts)
+
+    def quantized(self, kind: Quantize) -> Count:
+        """The same run with the denoiser's linear weights packed. Each is unpacked while it is used."""
+        saved = round(self.linear * (1 - BYTES[kind] / self.itemsize))
+        parts = {part: Sums(sums) for part, sums in self.parts.items()}
+        for part, sums in parts.items():
+            sums[DENOISER] -= saved if sums[DENOISER] else 0
+            sums[ACTIVATIONS] += self.largest if part in (DENOISER, HYPERNETWORK) else 0
+        return replace(self, parts=parts, linear=0, largest=0)
 
 
 def count(setup: Setup) -> Count:
@@ -116,10 +137,9 @@ def count(setup: Setup) -> Count:
         trainer = Trainer(generator, reward, [""], counted_config(setup.config))
         encoding = _encoding(setup)
         counted = count_step(trainer, setup.at_a_time, setup.passes, encoding[TEXT_ENCODERS])
-        fixed = {HYPERNETWORK, CRITIC, DENOISER, DECODER, REWARDS}
-        before = Sums({kind: size for kind, size in _weights(trainer).items() if kind in fixed})
-        counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: before + encoding})
-    return counted.offloaded(setup.offload_rewards, setup.offload)
+        counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: _weights(trainer) + encoding})
+    counted = counted.offloaded(setup.offload_rewards, setup.offload)
+    return counted.quantized(setup.quantize) if setup.quantize else counted
 
 
 def counted_config(config: TrainingConfig) -> TrainingConfig:
@@ -177,7 +197,9 @@ def count_step(
         del own, marked
     sizes = [_bytes(tensors_of(reward)) for reward in _all(trainer.reward)]
     parts = {part: sums for part, (_, sums) in counter.peaks.items() if part}
-    return Count(parts, tuple(sizes), replay, counter.flops)
+    linear = [m.weight for m in trainer.generator.denoiser.modules() if isinstance(m, nn.Linear)]
+    packed, largest = sum(map(_size, linear)), max(map(_size, linear), default=0)
+    return Count(parts, tuple(sizes), replay, counter.flops, packed, largest, linear[0].itemsize if linear else 1)
 
 
 def _show_weights(counter: Counter, trainer: Trainer) -> None:
@@ -193,8 +215,10 @@ def _show_weights(counter: Counter, trainer: Trainer) -> None:
 
 
 def _weights(trainer: Trainer) -> Sums[str]:
+    """And the optimizer's state, which a resumed run has before its sample prompts are encoded."""
     counter = Counter()
     _show_weights(counter, trainer)
+    counter.see(_state_of(trainer.optimizer), OPTIMIZER)
     return counter.by_kind
 
 
@@ -261,7 +285,7 @@ def _lesson(trainer: Trainer, pictures: int, every_picture: bool) -> tuple[Lesso
     x0 = trainer.generator.noise(pictures, config.height, config.width)
     wanted = drawn = max(1, round(config.score_share * pictures))
     if config.teacher == "critic" and not every_picture:
-        drawn = min(wanted, 2 * max(1, critic.MOST_PIXELS // _pixels(trainer, x0)))
+        drawn = min(wanted, 2 * trainer.generator.parts(x0)[0].stop)
     scored = [row < drawn for row in range(pictures)]
     conditioning, text = trainer._conditioning.rows(rows), trainer._text.rows(rows)
     return Lesson(x0, conditioning, text, list(range(pictures)), ones - 1, ones, scored), wanted - drawn
@@ -301,10 +325,10 @@ def _encoding(setup: Setup) -> Sums[str]:
 
 @torch.no_grad()
 def _encoding_activations(encoder: PreTrainedModel) -> int:
-    """Of one chunk of prompts."""
+    """Of the prompts that it takes at a time."""
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
-    ids = torch.ones(CHUNK, window, dtype=torch.long)
+    ids = torch.ones(PROMPTS_AT_A_TIME, window, dtype=torch.long)
     with Counter() as counter:
         kept = text(input_ids=ids, output_hidden_states=text.config.model_type not in LAST_LAYER)
     del kept
@@ -331,6 +355,10 @@ def _marked(trainer: Trainer) -> list[Tensor]:
 
 def _state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [value for own in optimizer.state.values() for value in own.values() if isinstance(value, Tensor)]
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

@@ -50,6 +50,8 @@ def switches(setup: Setup, known: Count, counted: Callable[[Setup], Count] = cou
     for setting, value, changed in _changes(setup):
         if setting in ("offload", "offload_rewards"):  # nothing but weights moves
             found = known.offloaded(setting == "offload_rewards", setting == "offload")
+        elif changed.quantize and not setup.quantize:  # nothing but weights shrinks
+            found = known.quantized(changed.quantize)
         else:
             found = counted(changed)
         yield Switch(setting, value, changed, found)
@@ -124,6 +126,10 @@ def _changes(setup: Setup) -> Iterator[tuple[str, object, Setup]]:
         yield "rewards_batch", 1, replace(setup, rewards_batch=1)
     if not setup.vae_tiling:
         yield "vae_tiling", True, replace(setup, vae_tiling=True)
+    if setup.may_quantize and setup.quantize != "nf4":  # last, since the generator then makes slightly other pictures
+        if not setup.quantize:
+            yield "quantize", "int8", replace(setup, quantize="int8")
+        yield "quantize", "nf4", replace(setup, quantize="nf4")
 
 
 def _smaller(at_a_time: int, multiple: int) -> int:

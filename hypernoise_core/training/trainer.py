@@ -116,7 +116,6 @@ class Trainer:
         self.regression = self._make_regression()
         """The warm start's, until it is solved."""
         self.warm_start_done = 0
-        self.validation = Validation(generator, reward, validation_prompts, config) if validation_prompts else None
         self.scored = ScoredNoises(scored, generator, config) if scored else None
         if self.scored is not None:
             assert isinstance(self.teacher, CriticTeacher)
@@ -124,7 +123,9 @@ class Trainer:
         self._share = 1 / (config.batch_size * config.accumulation_steps)
         self._clip = PerSampleClip(config.reward_grad_clip, self._share, config.white_gradient)
         texts = self.prompts.texts
-        self._conditioning = EncodedPrompts(generator.encode, texts, generator.device, cache)
+        with generator.encoding():
+            self._conditioning = EncodedPrompts(generator.encode, texts, generator.device, cache)
+            self.validation = Validation(generator, reward, validation_prompts, config) if validation_prompts else None
         self._text = EncodedPrompts(reward.encode_text, texts, generator.device, cache)
 
     @property
@@ -208,6 +209,8 @@ class Trainer:
             training["generator_lora"] = self.generator.lora
         if self.generator.text_length:
             training["text_length"] = self.generator.text_length
+        if self.generator.quantized or "generator_quantized" in self.adapter.training:
+            training["generator_quantized"] = self.generator.quantized
         with self.averaged():
             self.adapter.save(
                 path,
@@ -257,22 +260,27 @@ class Trainer:
 
     def diagnose(self) -> dict[str, float]:
         """Measure the terms that the L2 penalty leaves out, on one batch (at most 8 pictures) of its own noise."""
+        x0, conditioning = self._measured(min(8, self.config.batch_size))
+        measured = [self._diagnose(x0[part], conditioning.rows(part), part.start) for part in self.generator.parts(x0)]
+        second_order, lipschitz, moved = (torch.cat(parts) for parts in zip(*measured, strict=True))
+        return {
+            "kl_second_order": second_order.mean().item(),
+            "lipschitz": lipschitz.mean().item(),
+            "lipschitz_max": lipschitz.max().item(),
+            **noise_statistics(moved),
+        }
+
+    def _diagnose(self, x0: Tensor, conditioning: TensorBatch, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(second-order KL [B], Lipschitz constants [B], moved noise [B, C, h, w])."""
         adapter = self.adapter
         assert isinstance(adapter, NoiseHypernetwork)
-        x0, conditioning = self._measured(min(8, self.config.batch_size))
 
         def f(x: Tensor) -> Tensor:
             return adapter(x, conditioning)
 
         with torch.no_grad():
             moved = adapter.modulate(x0, conditioning, iterations=self.config.iterations)
-        lipschitz = local_lipschitz(f, x0)
-        return {
-            "kl_second_order": second_order_kl(f, x0).mean().item(),
-            "lipschitz": lipschitz.mean().item(),
-            "lipschitz_max": lipschitz.max().item(),
-            **noise_statistics(moved),
-        }
+        return second_order_kl(f, x0, seed), local_lipschitz(f, x0, seed=seed), moved
 
     def _validate(self) -> Validated:
         assert self.validation is not None

@@ -115,9 +115,17 @@ class Validation:
         conditioning, text = self._conditioning.rows(rows), self._text.rows(rows)
         own = [FIRST_SEED + i for i in seeds]
         x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in own])
-        start, images = draw(generator, adapter, x0, conditioning, config.steps, own, Modulation.trained_for(config))
+        how = Modulation.trained_for(config)
+        drawn = [
+            draw(generator, adapter, x0[part], conditioning.rows(part), config.steps, own[part], how)
+            for part in generator.parts(x0)
+        ]
+        start, images = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         total = self._reward.combine(self._reward.scores(images, text))
-        expected = {} if critic is None else {"expected": critic.score(start, conditioning)}
+        expected = {}
+        if critic is not None:
+            scores = [critic.score(start[part], conditioning.rows(part)) for part in generator.parts(start)]
+            expected = {"expected": torch.cat(scores)}
         return images, {"reward": total, **expected, **self._reward.scores(images, text, self._names())}
 
     def _names(self) -> list[str]:

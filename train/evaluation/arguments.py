@@ -25,7 +25,7 @@ OF_EMBEDDED = ("n",)
 OF_PUBLISHED = (
     *("prompts_dir", "categories", "limit", "samples", "seed", "height", "width", "score", "rewards", "diversity"),
     *("detector", "clip", "vqa", "clip_score", "dino", "device", "dtype", "variant", "pipeline"),
-    *("generator_lora", "scheduler", "shift", "text_length"),
+    *("quantize", "generator_lora", "scheduler", "shift", "text_length"),
 )
 """Arguments that the embedded benchmark does not use, which has its own prompts, seeds, size and judges."""
 

@@ -249,7 +249,7 @@ def _settings(args: EvaluateArguments) -> dict:
     if adapter and Path(adapter).is_file():
         adapter = f"sha256 {_sha256(Path(adapter))}"
     samples = args.samples or BENCHMARKS[args.benchmark].samples_default
-    names = ("benchmark", "model", "variant", "pipeline", "generator_lora", "scheduler", "shift", "dtype")
+    names = ("benchmark", "model", "variant", "pipeline", "quantize", "generator_lora", "scheduler", "shift", "dtype")
     names += ("text_length", "seed", "height", "width")
     own = {name: getattr(args, name) for name in names}
     how = asdict(args.modulation)

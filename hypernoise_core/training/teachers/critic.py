@@ -43,9 +43,6 @@ BETA2, WEIGHT_DECAY, GRAD_CLIP = 0.99, 0.01, 1.0
 SAVED_AT_MOST = 2**30
 """Bytes of a replay that checkpoints hold; a larger one is filled again on resume."""
 
-MOST_PIXELS = 2**20
-"""Drawn and scored at a time: decoders take more memory than anything else here."""
-
 LEAST_STD = 1e-3
 """Of scores, where a reward is nearly the same for every picture."""
 
@@ -110,9 +107,8 @@ class CriticTeacher(Teacher):
         """Draw and score the pictures that are to be scored, and remember them. One whose score is not finite is left
         out."""
         chosen = [row for row, wanted in enumerate(lesson.scored) if wanted]
-        at_a_time = max(1, MOST_PIXELS // (start.shape[-2] * start.shape[-1] * self.generator.latent_scale**2))
-        parts = [chosen[i : i + at_a_time] for i in range(0, len(chosen), at_a_time)]
-        judged = [self._score(value, start, reading, lesson, rows) for rows in parts]
+        parts = self.generator.parts(start[: len(chosen)])
+        judged = [self._score(value, start, reading, lesson, chosen[part]) for part in parts]
         if not judged:
             nothing = start.new_zeros(0)
             return Judged(value, nothing.long(), nothing, dict.fromkeys(self.reward.rewards, nothing), start[:0, :3])
