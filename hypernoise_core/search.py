@@ -18,14 +18,14 @@ from .batch import TensorBatch
 from .noise import BetweenSteps, added_noise, another, with_norm_of
 from .rewards import Reward, RewardEnsemble
 from .settings import SettingError
-from .white_noise import NoiseLimits, whiten
+from .white_noise import NoiseLimits, white_direction, white_step
 
 if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
 
 Search = Literal["reno", "reno-white", "zero-order", "random"]
 """`reno` follows the reward's gradient. `reno-white` brings each gradient, and the noise after each step,
-onto white noise.
+onto white noise near the start.
 `zero-order` tries noises around the best so far, and `random` new ones: both need no gradient, of reward or model."""
 
 GENTLE = NoiseLimits()
@@ -155,7 +155,7 @@ def reno_path(
         seed: of the noise that some families add between steps, the same in every iteration; one, or one per prompt.
         between_steps: what they add instead. `keep` is x0; `keep-moved` is the noise that the ascent has reached.
         white: bring the reward's gradient onto white noise before it is followed (`white_noise.whiten`), and the noise
-            after it, at the norm of the start, instead of regularizing that.
+            after it, at the norm of the start and at most `white_noise.REACH` away, instead of regularizing that.
         limits: a noise outside of them is never the best, and the search ends once all of the batch are. A reward
             ensemble's held-out rewards count too: none may fall below what the first image got.
 
@@ -191,12 +191,12 @@ def reno_path(
             (gradient,) = torch.autograd.grad((unlikely - scores).sum(), noise)
         norms = _norms(gradient)
         if white:
-            gradient = whiten(gradient) * (norms / dim**0.5)
+            gradient = white_direction(gradient)
         noise.grad = gradient * (grad_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
         optimizer.step()
         if white:
             with torch.no_grad():
-                noise.copy_(with_norm_of(whiten(noise), begun))
+                noise.copy_(white_step(noise, begun))
 
 
 def zero_order_path(

@@ -13,7 +13,7 @@ from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from hypernoise_core.objective import PerSampleClip
 from hypernoise_core.search import random_path, reno_path, search_path, zero_order_path
-from hypernoise_core.white_noise import DEVIATION, MEAN, NoiseLimits, _blocks, kurtosis, neighbours, whiten
+from hypernoise_core.white_noise import DEVIATION, MEAN, REACH, NoiseLimits, _blocks, kurtosis, neighbours, whiten
 from train import generate
 
 PROMPTS = ["two crosses", "a red square", "a blue square"]
@@ -74,6 +74,9 @@ def test_reno_along_white_noise_climbs_and_keeps_the_norm(toy):
     assert (best.scores > first.scores).all()
     assert torch.allclose(best.x0.flatten(1).norm(dim=1), x0.flatten(1).norm(dim=1), rtol=1e-4)
     assert neighbours(best.x0).abs().mean() < neighbours(plain.x0).abs().mean()
+    moved = (best.x0 - x0).flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1)
+    assert (moved < 1.01 * REACH).all()
+    assert ((plain.x0 - x0).flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1) > 1.5 * REACH).all()
 
 
 class Words(Reward):
