@@ -12,6 +12,7 @@ from torch import Tensor
 from ..batch import TensorBatch
 from ..settings import SettingError
 from .base import Reward
+from .quantized import Quantize
 from .vision_language import VisionLanguageModel, as_batch, as_texts, load_vision_language
 
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
@@ -50,7 +51,11 @@ class Vqa(Reward):
 
 
 def load_vqa(
-    weights: str | Path | None, model: str | Path | None, dtype: torch.dtype, question: str | None = None
+    weights: str | Path | None,
+    model: str | Path | None,
+    dtype: torch.dtype,
+    question: str | None = None,
+    quantize: Quantize = "none",
 ) -> Vqa:
     """Arguments and errors are those of `vision_language.load_vision_language` and `Vqa`."""
-    return Vqa(load_vision_language("vqa", weights, model, dtype), question or QUESTION)
+    return Vqa(load_vision_language("vqa", weights, model, dtype, quantize), question or QUESTION)
