@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .noise import with_norm_of
 
-REACH = 0.2
-"""How far from where it began a search along white noise goes, in norms of that: at most 0.02 nats for each value. Each
-statistic that `whiten` knows is that of noise further away too, and yet the reward rises there while the picture gets
-worse."""
+REACH, CRITIC_REACH = 0.2, 0.14
+"""How far from where it began a search along white noise goes, in norms of that: at most 0.02 nats for each value by a
+reward, and 0.01 by a critic, which is sooner wrong. Further away every statistic that `whiten` knows is still that of
+noise, and yet the score rises there while the picture gets worse."""
 
 BLOCK = 8
 """Pairs of frequencies whose magnitudes are brought to those of noise together."""
@@ -48,11 +48,11 @@ def whiten(x: Tensor) -> Tensor:
     return (sizes * values.sign()).view_as(x).to(x.dtype)
 
 
-def white_step(x: Tensor, begun: Tensor) -> Tensor:
-    """`x` [B, C, h, w] after a step of a search that began at `begun`, brought onto white noise, at most `REACH` away;
-    its norm is `begun`'s."""
+def white_step(x: Tensor, begun: Tensor, reach: float) -> Tensor:
+    """`x` [B, C, h, w] after a step of a search that began at `begun`, brought onto white noise, at most `reach` norms
+    away; its norm is `begun`'s."""
     step = with_norm_of(whiten(x), begun) - begun
-    far = step.flatten(1).norm(dim=1) / (REACH * begun.flatten(1).norm(dim=1)).clamp_min(1e-12)
+    far = step.flatten(1).norm(dim=1) / (reach * begun.flatten(1).norm(dim=1)).clamp_min(1e-12)
     return with_norm_of(begun + step / far.clamp_min(1.0).view(-1, *[1] * (x.dim() - 1)), begun)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..noise import another, with_norm_of
 from ..reading import Reading
 from ..settings import SettingError
-from ..white_noise import white_direction, white_step
+from ..white_noise import CRITIC_REACH, white_direction, white_step
 from .critic_network import CriticNetwork
 
 Read = Callable[[Tensor, Any], Reading]
@@ -79,7 +79,7 @@ class Critic:
 
         Args:
             white: bring each gradient onto white noise before it is followed, and `x` after it, at most
-                `white_noise.REACH` away: it leads up more slowly and not away from noise.
+                `white_noise.CRITIC_REACH` away: it leads up more slowly and not away from noise.
 
         Raises:
             ValueError: `iterations` is below 0.
@@ -104,7 +104,7 @@ class Critic:
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
-                at = white_step(at, x) if white else with_norm_of(at, x)
+                at = white_step(at, x, CRITIC_REACH) if white else with_norm_of(at, x)
         return Promising(best, before, after)
 
 

@@ -19,6 +19,15 @@ QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 """VQAScore's."""
 
 
+def check_question(question: str) -> None:
+    """
+    Raises:
+        SettingError: it has no {prompt}.
+    """
+    if "{prompt}" not in question:
+        raise SettingError("{question} is {!r}: write {} where the prompt belongs", question, "{prompt}")
+
+
 class Vqa(Reward):
     """log p of "Yes", at most 0.
 
@@ -26,15 +35,14 @@ class Vqa(Reward):
         question: with {prompt} in the prompt's place.
 
     Raises:
-        SettingError: `question` has no {prompt}.
+        SettingError: as in `check_question`.
     """
 
     name = "vqa"
     differentiable = False
 
     def __init__(self, judge: VisionLanguageModel, question: str = QUESTION):
-        if "{prompt}" not in question:
-            raise SettingError("{question} is {!r}: write {} where the prompt belongs", question, "{prompt}")
+        check_question(question)
         self.judge, self.question = judge, question
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
