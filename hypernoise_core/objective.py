@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .white_noise import whiten
+from .white_noise import white_direction
 
 KLReduction = Literal["sum", "mean"]
 
@@ -53,9 +53,7 @@ class PerSampleClip:
         norms = gradient.float().flatten(1).norm(dim=1) / self.share
         self.gradient, self.norms = gradient.detach(), norms.detach()
         if self.white:
-            aligned = whiten(gradient.float())
-            own = (norms * self.share / aligned[0].numel() ** 0.5).view(-1, 1, 1, 1)
-            gradient = (aligned * own).to(gradient.dtype)
+            gradient = white_direction(gradient.float()).to(gradient.dtype)
         if self.max_norm is None:
             return gradient
         scale = (self.max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)

@@ -18,14 +18,14 @@ from .batch import TensorBatch
 from .noise import BetweenSteps, added_noise, another, with_norm_of
 from .rewards import Reward, RewardEnsemble
 from .settings import SettingError
-from .white_noise import NoiseLimits, whiten
+from .white_noise import REACH, NoiseLimits, white_direction, white_step
 
 if TYPE_CHECKING:  # nodes that rank pictures need no diffusers
     from .generators.base import Generator
 
 Search = Literal["reno", "reno-white", "zero-order", "random"]
 """`reno` follows the reward's gradient. `reno-white` brings each gradient, and the noise after each step,
-onto white noise.
+onto white noise near the start.
 `zero-order` tries noises around the best so far, and `random` new ones: both need no gradient, of reward or model."""
 
 GENTLE = NoiseLimits()
@@ -155,7 +155,7 @@ def reno_path(
         seed: of the noise that some families add between steps, the same in every iteration; one, or one per prompt.
         between_steps: what they add instead. `keep` is x0; `keep-moved` is the noise that the ascent has reached.
         white: bring the reward's gradient onto white noise before it is followed (`white_noise.whiten`), and the noise
-            after it, at the norm of the start, instead of regularizing that.
+            after it, at the norm of the start and at most `white_noise.REACH` away, instead of regularizing that.
         limits: a noise outside of them is never the best, and the search ends once all of the batch are. A reward
             ensemble's held-out rewards count too: none may fall below what the first image got.
 
@@ -163,12 +163,7 @@ def reno_path(
         ValueError: `iterations` is below 0, or the reward has no gradient.
     """
     _check_iterations(iterations)
-    if not reward.differentiable:
-        raise SettingError(
-            "{reward} {!r} has no gradient, which ReNO follows: search without one ({search} zero-order or random), "
-            "rank images by it (Best-of-N), or train a head with {teacher} critic on it and refine by that",
-            reward.name,
-        )
+    check_gradient(reward)
     with torch.no_grad():
         noise = _started(start, x0, conditioning).detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([noise], lr=lr, momentum=0.9, nesterov=True)
@@ -191,12 +186,12 @@ def reno_path(
             (gradient,) = torch.autograd.grad((unlikely - scores).sum(), noise)
         norms = _norms(gradient)
         if white:
-            gradient = whiten(gradient) * (norms / dim**0.5)
+            gradient = white_direction(gradient)
         noise.grad = gradient * (grad_clip / norms.clamp_min(1e-12)).clamp_max(1.0)
         optimizer.step()
         if white:
             with torch.no_grad():
-                noise.copy_(with_norm_of(whiten(noise), begun))
+                noise.copy_(white_step(noise, begun, REACH))
 
 
 def zero_order_path(
@@ -284,13 +279,38 @@ def search_path(
         ValueError: no such search, `iterations` is below 0, or the search needs a gradient that the reward has not.
     """
     arguments = (generator, reward, x0, conditioning, text, iterations)
-    if search not in get_args(Search):
-        raise SettingError("{search} is {!r}: choose from {}", search, ", ".join(get_args(Search)))
+    check_search(search, reward)
     if search == "random":
         return random_path(*arguments, **settings)
     if search == "zero-order":
         return zero_order_path(*arguments, **settings)
     return reno_path(*arguments, lr=lr, white=search == "reno-white", limits=limits, **settings)
+
+
+def check_search(search: Search, reward: Reward) -> None:
+    """Check, before anything is computed, that there is such a search and that it can go by the reward.
+
+    Raises:
+        ValueError: there is none, or it needs a gradient that the reward has not.
+    """
+    if search not in get_args(Search):
+        raise SettingError("{search} is {!r}: choose from {}", search, ", ".join(get_args(Search)))
+    if search.startswith("reno"):
+        check_gradient(reward)
+
+
+def check_gradient(reward: Reward) -> None:
+    """
+    Raises:
+        ValueError: it has none; the message says how to search without one.
+    """
+    if not reward.differentiable:
+        rewards = reward.rewards.values() if isinstance(reward, RewardEnsemble) else [reward]
+        raise SettingError(
+            "{reward} {} has no gradient, which ReNO follows: search without one ({search} zero-order or random), "
+            "rank images by it (Best-of-N), or train a head with {teacher} critic on it and {refine} by that",
+            ", ".join(own.name for own in rewards if not own.differentiable),
+        )
 
 
 class _Guard:

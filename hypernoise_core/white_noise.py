@@ -14,6 +14,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .noise import with_norm_of
+
+REACH, CRITIC_REACH = 0.2, 0.14
+"""How far from where it began a search along white noise goes, in norms of that: at most 0.02 nats for each value by a
+reward, and 0.01 by a critic, which is sooner wrong. Further away every statistic that `whiten` knows is still that of
+noise, and yet the score rises there while the picture gets worse."""
+
 BLOCK = 8
 """Pairs of frequencies whose magnitudes are brought to those of noise together."""
 
@@ -39,6 +46,19 @@ def whiten(x: Tensor) -> Tensor:
     whole = torch.zeros(values.shape[1], dtype=torch.long, device=x.device)
     sizes = _projected(values.abs(), whole, VALUE_MEAN, VALUE_DEVIATION)
     return (sizes * values.sign()).view_as(x).to(x.dtype)
+
+
+def white_step(x: Tensor, begun: Tensor, reach: float) -> Tensor:
+    """`x` [B, C, h, w] after a step of a search that began at `begun`, brought onto white noise, at most `reach` norms
+    away; its norm is `begun`'s."""
+    step = with_norm_of(whiten(x), begun) - begun
+    far = step.flatten(1).norm(dim=1) / (reach * begun.flatten(1).norm(dim=1)).clamp_min(1e-12)
+    return with_norm_of(begun + step / far.clamp_min(1.0).view(-1, *[1] * (x.dim() - 1)), begun)
+
+
+def white_direction(gradient: Tensor) -> Tensor:
+    """A gradient [B, C, h, w] brought onto white noise, at its own norm."""
+    return with_norm_of(whiten(gradient), gradient)
 
 
 def _projected(magnitudes: Tensor, blocks: Tensor, mean: float, deviation: float) -> Tensor:

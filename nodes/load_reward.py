@@ -1,10 +1,14 @@
 """Load Reward."""
 
+from typing import get_args
+
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 
 from hypernoise_core.rewards import RewardEnsemble, check_weights
+from hypernoise_core.rewards.quantized import Quantize, check_quantize
+from hypernoise_core.rewards.vqa import QUESTION, check_question
 from hypernoise_core.settings import naming
 
 from .host.folders import EMBEDDED
@@ -63,6 +67,21 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     tooltip="Where the reward runs: 'auto' is ComfyUI's device, 'cpu' uses no GPU memory.",
                 ),
                 RewardType.Input("add_to", optional=True, tooltip="Another Load Reward. This reward is added to it."),
+                io.String.Input(
+                    "question",
+                    default=QUESTION,
+                    optional=True,
+                    tooltip="What 'vqa' asks, with {prompt} in the prompt's place. The score is how sure the model is "
+                    "of the answer yes.",
+                ),
+                io.Combo.Input(
+                    "quantize",
+                    options=list(get_args(Quantize)),
+                    default="none",
+                    optional=True,
+                    tooltip="Weights of 'hpsv3', 'vqa' and 'vqa-questions' in 8 bits (int8) or 4 (nf4): half or a "
+                    "third of the memory, scores change a little. Needs the Python package bitsandbytes.",
+                ),
             ],
             outputs=[
                 RewardType.Output(
@@ -74,8 +93,8 @@ class HyperNoiseLoadReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reward, weights):
-        """Errors are raised: what is returned, ComfyUI repeats for each of the two."""
+    def validate_inputs(cls, reward, weights, question=QUESTION, quantize="none"):
+        """Errors are raised: what is returned, ComfyUI repeats for each input."""
         if reward not in reward_names():
             raise ValueError(f"there is no reward {reward}: choose one of {', '.join(reward_names())}")
         if weights not in weight_names():
@@ -83,11 +102,14 @@ class HyperNoiseLoadReward(io.ComfyNode):
         if place := weights_path(reward, weights):
             with naming(called):
                 check_weights(reward, place)
+        with naming(called):
+            check_question(question)
+            check_quantize(quantize)
         return True
 
     @classmethod
-    def execute(cls, reward, weights, weight, device, add_to=None) -> io.NodeOutput:
+    def execute(cls, reward, weights, weight, device, add_to=None, question=QUESTION, quantize="none") -> io.NodeOutput:
         others = [(r, add_to.ensemble.weights[name]) for name, r in add_to.ensemble.rewards.items()] if add_to else []
-        loaded = (load(reward, weights_path(reward, weights)), weight)
+        loaded = (load(reward, weights_path(reward, weights), question, quantize), weight)
         place = torch.device("cpu") if device == "cpu" else comfy.model_management.get_torch_device()
         return io.NodeOutput(LoadedReward(RewardEnsemble([*others, loaded]), place))

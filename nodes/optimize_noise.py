@@ -13,7 +13,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from hypernoise_core.search import GENTLE, Search, search_path
+from hypernoise_core.search import GENTLE, Search, check_search, search_path
 
 from .host.call import still
 from .host.inputs import denoiser_steps_input, sampling_inputs, text_and_vae_inputs
@@ -149,6 +149,7 @@ class HyperNoiseOptimizeNoise(io.ComfyNode):
                 "connect the model before that node, and put Modulate Noise before the noise input"
             )
         how = take_sampling(sampling)
+        check_search(search, reward.ensemble)
         if search.startswith("reno"):
             how.check_differentiable(model)
         ratio = latent_image.get("downscale_ratio_spacial", None)

@@ -8,12 +8,22 @@ import pytest
 import torch
 from toy_world import ToyGenerator, ToyReward
 
-from hypernoise_core import HeadHypernetwork, Reward, RewardEnsemble, best_of_n
+from hypernoise_core import HeadHypernetwork, Reward, RewardEnsemble, best_of_n, load_reward
 from hypernoise_core.hypernetworks.critic import Critic
 from hypernoise_core.hypernetworks.critic_network import CriticNetwork
 from hypernoise_core.objective import PerSampleClip
-from hypernoise_core.search import random_path, reno_path, search_path, zero_order_path
-from hypernoise_core.white_noise import DEVIATION, MEAN, NoiseLimits, _blocks, kurtosis, neighbours, whiten
+from hypernoise_core.search import check_search, random_path, reno_path, search_path, zero_order_path
+from hypernoise_core.white_noise import (
+    CRITIC_REACH,
+    DEVIATION,
+    MEAN,
+    REACH,
+    NoiseLimits,
+    _blocks,
+    kurtosis,
+    neighbours,
+    whiten,
+)
 from train import generate
 
 PROMPTS = ["two crosses", "a red square", "a blue square"]
@@ -74,6 +84,9 @@ def test_reno_along_white_noise_climbs_and_keeps_the_norm(toy):
     assert (best.scores > first.scores).all()
     assert torch.allclose(best.x0.flatten(1).norm(dim=1), x0.flatten(1).norm(dim=1), rtol=1e-4)
     assert neighbours(best.x0).abs().mean() < neighbours(plain.x0).abs().mean()
+    moved = (best.x0 - x0).flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1)
+    assert (moved < 1.01 * REACH).all()
+    assert ((plain.x0 - x0).flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1) > 1.5 * REACH).all()
 
 
 class Words(Reward):
@@ -97,6 +110,8 @@ def test_a_search_without_gradients_takes_any_reward(toy):
     for search in ("reno", "reno-white"):
         with pytest.raises(ValueError, match=r"no gradient, which ReNO follows: search without one .*zero-order"):
             next(search_path(search, *arguments))
+        with pytest.raises(ValueError, match=r"reward words has no gradient, .*teacher critic on it and refine by"):
+            check_search(search, RewardEnsemble([(Words(), 1.0), (load_reward("redness"), 1.0)]))
     with pytest.raises(ValueError, match="search is 'hill': choose from reno, reno-white, zero-order, random"):
         search_path("hill", *arguments)
     with pytest.raises(ValueError, match="iterations is -1"):
@@ -176,6 +191,8 @@ def test_a_critic_refines_along_white_noise(toy):
     assert (white.after >= white.before - 1e-6).all()
     assert not torch.allclose(plain.noise, white.noise)
     assert torch.allclose(white.noise.flatten(1).norm(dim=1), x0.flatten(1).norm(dim=1), rtol=1e-4)
+    moved = (white.noise - x0).flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1)
+    assert (moved < 1.01 * CRITIC_REACH).all()
 
 
 def test_training_follows_a_white_gradient_at_its_own_norm():
@@ -214,3 +231,16 @@ def test_generate_searches_by_name(toy_model, tmp_path, monkeypatch, search):
     assert "diversity" in rows[0]
     with pytest.raises(ValueError, match=re.escape("--search")):
         generate.main([*line, "--search=hill"])
+
+
+def test_generate_refuses_to_follow_a_reward_without_a_gradient(toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_words.py").write_text(
+        "from hypernoise_core import Reward\n\n\nclass Words(Reward):\n    differentiable = False\n\n"
+        "    def score(self, images, text):\n        return images.mean((1, 2, 3))\n"
+    )
+    line = ["--prompt=two crosses", "--model=toy", "--n=1", "--reno=3", "--reward=my_words:Words", "--save_dir=out"]
+    told = r"--reward words has no gradient, .*--search zero-order or random.*--teacher critic on it and --refine by"
+    with pytest.raises(ValueError, match=told):
+        generate.main(line)
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from tiny_vlms import KINDS, TOLD, save_hpsv3, save_vlm
 from transformers import AutoModelForImageTextToText
 
 from hypernoise_core import RewardEnsemble, load_hypernetwork, load_reward
-from hypernoise_core.rewards import LoadOptions, check_rewards, explain_images, parse_rewards, score_images
+from hypernoise_core.rewards import LoadOptions, check_rewards, explain_images, parse_rewards, quantized, score_images
 from hypernoise_core.rewards.hpsv3 import PIXELS
 from hypernoise_core.rewards.vision_language import VisionLanguageModel, load_processor
 from hypernoise_core.rewards.vqa_questions import VqaQuestions, parse_questions, read_questions
@@ -227,6 +227,32 @@ def test_rewards_that_ask_one_model_share_it(folders):
         check_rewards("vqa", LoadOptions(weights=root))
     one = load_reward("vqa", root, judge="Qwen/Qwen2-VL")
     assert one.judge is load_reward("vqa-questions", judge=folders["Qwen2-VL"]).judge
+
+
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_weights_in_few_bits_are_refused_without_their_package_and_asked_for_with_it(folders, monkeypatch, quantize):
+    monkeypatch.setattr(quantized, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=rf"quantize {quantize} needs bitsandbytes: pip install .*\[quantized\]"):
+        load_reward("vqa", judge=folders["Qwen2-VL"], quantize=quantize)
+    with pytest.raises(ValueError, match="needs bitsandbytes"):
+        check_rewards("redness", LoadOptions(quantize=quantize))
+    monkeypatch.setattr(quantized, "find_spec", lambda name: name)
+    told = quantized.loading(quantize, torch.bfloat16)["quantization_config"]
+    assert (told.load_in_8bit, told.load_in_4bit) == (quantize == "int8", quantize == "nf4")
+    if quantize == "nf4":
+        assert (told.bnb_4bit_quant_type, told.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
+
+    class Asked(Exception):
+        pass
+
+    def never(source, **how):
+        assert how["quantization_config"].to_dict() == told.to_dict()
+        raise Asked
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", never)
+    with pytest.raises(ValueError, match="no vision-language model") as refused:
+        load_reward("vqa", judge=folders["Qwen2-VL"], dtype=torch.bfloat16, quantize=quantize)
+    assert isinstance(refused.value.__cause__, Asked)
 
 
 def test_hpsv3_is_found_as_the_other_released_rewards_are(hpsv3, tmp_path):

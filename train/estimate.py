@@ -11,7 +11,7 @@ import torch
 from hypernoise_core.planning.count import KINDS, Count, Setup, count
 from hypernoise_core.planning.models import configuration_of
 from hypernoise_core.planning.plan import GIB, check_fits, fit, switches
-from hypernoise_core.planning.rewards import COUNTED
+from hypernoise_core.planning.rewards import is_counted
 from hypernoise_core.settings import Message, about
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def setup_of(args: TrainArguments, prompt_count: int = 1) -> Setup:
         rewards=tuple(args.reward_names()),
         held_out=tuple(_names(args.held_out or "")),
         rewards_dtype=getattr(torch, args.rewards_dtype),
+        judge=args.rewards_judge,
         rewards_batch=args.rewards_batch,
         offload_rewards=args.offload_rewards,
         offload=args.offload,
@@ -77,7 +78,7 @@ def table(found: Count) -> list[str]:
 
 def uncounted(args: TrainArguments) -> list[str]:
     """What of a run the count leaves out."""
-    names = [name for name in (*args.reward_names(), *_names(args.held_out or "")) if name not in COUNTED]
+    names = [name for name in (*args.reward_names(), *_names(args.held_out or "")) if not is_counted(name)]
     lines = [f"not counted: reward {name}" for name in names]
     if args.distill:
         lines.append("not counted: the hypernetwork of --distill")

@@ -31,7 +31,7 @@ from hypernoise_core.hypernetworks.drawing import Modulation, draw
 from hypernoise_core.noise import MOST_STEPS, BetweenSteps
 from hypernoise_core.prompt_sets import read_prompts
 from hypernoise_core.rewards import score_images
-from hypernoise_core.search import GENTLE, Search, ranking, search_path
+from hypernoise_core.search import GENTLE, Search, check_search, ranking, search_path
 from hypernoise_core.settings import about, require
 
 from .cli import check_folders, in_arguments_of, parse, run_command
@@ -296,6 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with about("prompts"):
         prompts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
     reward = args.load_reward()
+    if reward and args.reno:
+        check_search(args.search, reward)
     generator = args.load_generator()
     adapter_file = args.adapter or (HYPERNOISE_FILE if args.model == "embedded" else None)
     adapters = {"base": None}

@@ -7,11 +7,17 @@ from typing import ClassVar, Literal
 import torch
 
 from hypernoise_core.rewards import LoadOptions, RewardEnsemble, check_rewards, parse_rewards
+from hypernoise_core.rewards.quantized import Quantize
 from hypernoise_core.rewards.vision_language import MODEL
 from hypernoise_core.rewards.vqa import QUESTION
 from hypernoise_core.settings import require
 
-ASKED = {"judge": "--rewards_judge", "question": "--vqa_question", "questions": "--vqa_questions"}
+ASKED = {
+    "judge": "--rewards_judge",
+    "question": "--vqa_question",
+    "questions": "--vqa_questions",
+    "quantize": "--rewards_quantize",
+}
 
 
 @dataclass(kw_only=True)
@@ -27,6 +33,8 @@ class RewardArguments:
     they are downloaded from Hugging Face."""
     rewards_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """dtype of the rewards' encoders. Scores stay float32. Use bfloat16 on a GPU."""
+    rewards_quantize: Quantize = "none"
+    """Weights of hpsv3, vqa and vqa-questions in 8 bits (int8) or 4 (nf4), by bitsandbytes. Scores change a little."""
     long_prompts: Literal["report", "chunk"] = "report"
     """What happens to prompts beyond a reward's window (77 tokens; 35 for imagereward). report: cut them and warn.
     chunk: score them in pieces. hpsv3, vqa and vqa-questions read thousands of tokens."""
@@ -69,6 +77,7 @@ class RewardArguments:
             long_prompts=self.long_prompts,
             backend=self.rewards_backend,
             judge=self.rewards_judge,
+            quantize=self.rewards_quantize,
             question=self.vqa_question,
             questions=self.vqa_questions or self._beside_prompts(),
         )

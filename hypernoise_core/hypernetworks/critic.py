@@ -3,7 +3,6 @@ and improves one by its gradient. No reward, no decoder and no later sampling st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..noise import another, with_norm_of
 from ..reading import Reading
 from ..settings import SettingError
-from ..white_noise import whiten
+from ..white_noise import CRITIC_REACH, white_direction, white_step
 from .critic_network import CriticNetwork
 
 Read = Callable[[Tensor, Any], Reading]
@@ -79,8 +78,8 @@ class Critic:
         call with a backward pass for each iteration, and one call more.
 
         Args:
-            white: bring each gradient onto white noise before it is followed, and `x` after it (`whiten`): it leads up
-                more slowly and not away from noise.
+            white: bring each gradient onto white noise before it is followed, and `x` after it, at most
+                `white_noise.CRITIC_REACH` away: it leads up more slowly and not away from noise.
 
         Raises:
             ValueError: `iterations` is below 0.
@@ -101,11 +100,11 @@ class Critic:
                 better = bound > most
                 best = torch.where(_rows(better, x), at, best)
                 most, after = torch.where(better, bound, most), torch.where(better, expected, after)
-                ascent = ascent if not white else whiten(ascent) * (_norms(ascent) / math.sqrt(ascent[0].numel()))
+                ascent = white_direction(ascent) if white else ascent
                 ascent = ascent * (GRAD_CLIP / _norms(ascent).clamp_min(1e-12)).clamp_max(1.0)
                 velocity = MOMENTUM * velocity + ascent
                 at = at + lr * (ascent + MOMENTUM * velocity)
-                at = with_norm_of(whiten(at) if white else at, x)
+                at = white_step(at, x, CRITIC_REACH) if white else with_norm_of(at, x)
         return Promising(best, before, after)
 
 

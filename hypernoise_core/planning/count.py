@@ -16,6 +16,7 @@ from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
 from ..generators.quantized import BYTES, Quantize
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
+from ..rewards.vision_language import MODEL
 from ..training import Trainer, TrainingConfig, processes
 from ..training.teachers import CriticTeacher, Lesson, critic
 from .counter import ACTIVATIONS, Counter
@@ -51,6 +52,8 @@ class Setup:
     rewards: tuple[str, ...] = ("redness",)
     held_out: tuple[str, ...] = ()
     rewards_dtype: torch.dtype = torch.bfloat16
+    judge: str = MODEL
+    """The model that `vqa` and `vqa-questions` ask."""
     rewards_batch: int | None = None
     offload_rewards: bool = False
     offload: bool = False
@@ -133,7 +136,8 @@ def count(setup: Setup) -> Count:
         generator = countable(build(setup.configuration, setup.name, setup.dtype, text_length=setup.text_length))
         generator.autoencoder.use_slicing = setup.vae_slicing
         generator.autoencoder.use_tiling = setup.vae_tiling
-        reward = build_rewards(setup.rewards, setup.held_out, setup.rewards_dtype, False, setup.rewards_batch)
+        which = (setup.rewards, setup.held_out, setup.rewards_dtype, False, setup.rewards_batch, setup.judge)
+        reward = build_rewards(*which)
         trainer = Trainer(generator, reward, [""], counted_config(setup.config))
         encoding = _encoding(setup)
         counted = count_step(trainer, setup.at_a_time, setup.passes, encoding[TEXT_ENCODERS])

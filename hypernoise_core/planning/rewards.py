@@ -7,7 +7,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, CLIPConfig, CLIPModel
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedModel,
+)
 
 from ..batch import TensorBatch
 from ..embedded import REWARD_FOLDER
@@ -20,6 +28,8 @@ from ..rewards.given import GivenScores
 from ..rewards.heads import new_head
 from ..rewards.imagereward import ImageReward
 from ..rewards.redness import Redness
+from ..rewards.vision_language import MODEL
+from .judges import CountedJudge, judge_model, qwen2_vl_7b
 from .models import default_dtype
 
 VIT_H = {
@@ -119,18 +129,46 @@ COUNTED: dict[str, Callable[[], Reward]] = {
     "redness": Redness,
     "diversity": Diversity,
     "given": GivenScores,
+    "hpsv3": lambda: CountedJudge("hpsv3", qwen2_vl_7b()),
 }
 """By name."""
 
+ASKS_A_JUDGE = ("vqa", "vqa-questions")
+
+
+def is_counted(name: str) -> bool:
+    return name in COUNTED or name in ASKS_A_JUDGE
+
 
 def build_rewards(
-    names: Sequence[str], held_out: Sequence[str], dtype: torch.dtype, offload: bool, chunk: int | None
+    names: Sequence[str],
+    held_out: Sequence[str],
+    dtype: torch.dtype,
+    offload: bool,
+    chunk: int | None,
+    judge: str = MODEL,
 ) -> RewardEnsemble:
-    """The ensemble of a run, with random weights; inside `without_data` it takes no memory. Those that are not in
-    `COUNTED` are left out."""
+    """The ensemble of a run, with random weights; inside `without_data` it takes no memory. Those that are not
+    `is_counted` are left out.
+
+    Args:
+        judge: the model that `vqa` and `vqa-questions` share.
+
+    Raises:
+        SettingError: nothing is known of `judge`.
+    """
+    models: dict[str, PreTrainedModel] = {}
+
+    def make(name: str) -> Reward:
+        if name not in ASKS_A_JUDGE:
+            return COUNTED[name]()
+        if not models:
+            models[judge] = judge_model(judge)
+        return CountedJudge(name, models[judge])
+
     with default_dtype(dtype):
-        followed = [(COUNTED[name](), 1.0) for name in names if name in COUNTED]
-        measured = [COUNTED[name]() for name in held_out if name in COUNTED]
+        followed = [(make(name), 1.0) for name in names if is_counted(name)]
+        measured = [make(name) for name in held_out if is_counted(name)]
     return RewardEnsemble(followed or [(Redness(), 1.0)], measured, None, offload, chunk)
 
 

@@ -24,6 +24,7 @@ from .ensemble import PAPER_WEIGHTS, RewardEnsemble
 from .images import from_channels_last
 from .normalization import Normalization, NormalizationKind
 from .package import PACKAGES
+from .quantized import Quantize, check_quantize
 from .redness import Redness
 from .text import LongPrompts
 from .vision_language import MODEL, find_judge
@@ -68,6 +69,8 @@ class LoadOptions:
     last part in `weights`, or a folder. Any model for transformers' AutoModelForImageTextToText."""
     question: str = QUESTION
     """What vqa asks, with {prompt} in the prompt's place. The score is log p of the answer Yes."""
+    quantize: Quantize = "none"
+    """Weights of hpsv3, vqa and vqa-questions in 8 (`int8`) or 4 bits (`nf4`), by bitsandbytes."""
     questions: str | Path | None = None
     """A .jsonl file that keeps the questions of vqa-questions, so that you can read and mend them. None writes them
     anew in every run."""
@@ -93,11 +96,11 @@ def _clip(options: LoadOptions) -> Reward:
 
 
 def _vqa(options: LoadOptions) -> Reward:
-    return load_vqa(options.weights, options.judge, options.dtype, options.question)
+    return load_vqa(options.weights, options.judge, options.dtype, options.question, options.quantize)
 
 
 def _vqa_questions(options: LoadOptions) -> Reward:
-    return load_vqa_questions(options.weights, options.judge, options.dtype, options.questions)
+    return load_vqa_questions(options.weights, options.judge, options.dtype, options.questions, options.quantize)
 
 
 REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
@@ -106,7 +109,7 @@ REWARDS: dict[str, Callable[[LoadOptions], Reward]] = {
     "pickscore": _pickscore,
     "clip": _clip,
     "aesthetic": lambda o: load_aesthetic(o.weights, o.dtype),
-    "hpsv3": lambda o: hpsv3.load_hpsv3(o.weights, o.dtype),
+    "hpsv3": lambda o: hpsv3.load_hpsv3(o.weights, o.dtype, o.quantize),
     "vqa": _vqa,
     "vqa-questions": _vqa_questions,
     "redness": lambda o: Redness(),
@@ -152,6 +155,7 @@ def check_rewards(names: str, options: LoadOptions | None = None) -> None:
         ValueError: as in `parse_rewards`, except what only the hub or the weights themselves can tell.
     """
     options = options or LoadOptions()
+    check_quantize(options.quantize)
     for name, _ in _wanted(names):
         if name not in REWARDS:
             load_reward(name)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -76,9 +76,15 @@ HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundErro
 
 
 def load_model(
-    model_class: type[Model], config: PretrainedConfig, weights: Weights, dtype: torch.dtype, path: Path, **options
+    model_class: type[Model],
+    config: PretrainedConfig,
+    weights: Weights,
+    dtype: torch.dtype,
+    path: Path,
+    how: Mapping[str, Any] | None = None,
+    **options,
 ) -> Model:
-    """A frozen transformers model with exactly these weights.
+    """A frozen transformers model with exactly these weights. `how` they are loaded is as in `quantized.loading`.
 
     Raises:
         ValueError: keys or shapes are not the model's; the message names `path`.
@@ -86,7 +92,7 @@ def load_model(
     with torch.device("meta"):
         expected = model_class(config, **options).state_dict()
     check_keys(weights, expected, path)
-    model = model_class.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
+    model = model_class.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options, **(how or {}))
     return model.eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from ..batch import TensorBatch
 from ..tensor_file import read_tensors
 from .base import Reward
 from .checkpoints import Weights, check_keys, find_file, load_model
+from .quantized import Quantize, loading
 from .vision_language import as_batch, as_texts, chat, fitted, load_processor
 
 HUB, FILE = "MizzenAI/HPSv3", "HPSv3.safetensors"
@@ -69,13 +70,14 @@ def _positions(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
 
 
-def load_hpsv3(weights: str | Path | None, dtype: torch.dtype) -> HPSv3:
+def load_hpsv3(weights: str | Path | None, dtype: torch.dtype, quantize: Quantize = "none") -> HPSv3:
     """`weights` is as in `checkpoints.find_file`. The processor of Qwen2-VL-7B-Instruct is beside the file or in its
     own folder.
 
     Raises:
-        ValueError: the file or the processor is missing, or the file is another one.
+        ValueError: the file or the processor is missing, the file is another one, or `quantize` needs a package.
     """
+    how = loading(quantize, dtype)
     path = find_file("hpsv3", weights, HUB, FILE)
     hub = [] if weights and Path(weights).exists() else [PROCESSOR]
     processor = load_processor(
@@ -90,7 +92,7 @@ def load_hpsv3(weights: str | Path | None, dtype: torch.dtype) -> HPSv3:
         raise ValueError(f"{path} is not HPSv3's: download {FILE} from huggingface.co/{HUB} again")
     config = read_config(model, processor)
     rating = load_rating_head(head, config, path)
-    return HPSv3(load_model(Qwen2VLModel, config, model, dtype, path), rating, processor, instruction)
+    return HPSv3(load_model(Qwen2VLModel, config, model, dtype, path, how), rating, processor, instruction)
 
 
 def read_instruction(folder: Path) -> str:

@@ -28,6 +28,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, pr
 from ..batch import TensorBatch
 from ..tensor_file import reason
 from .checkpoints import find_folder
+from .quantized import Quantize, loading
 
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 """Asked if no other model is named."""
@@ -79,7 +80,7 @@ class VisionLanguageModel:
 
 
 def load_vision_language(
-    name: str, weights: str | Path | None, model: str | Path | None, dtype: torch.dtype
+    name: str, weights: str | Path | None, model: str | Path | None, dtype: torch.dtype, quantize: Quantize = "none"
 ) -> VisionLanguageModel:
     """The model that reward `name` asks.
 
@@ -87,16 +88,18 @@ def load_vision_language(
         weights: as in `checkpoints.find_folder`.
         model: its Hugging Face id, or its folder. Of an id, the folder of that name in `weights` is taken if there is
             one. `MODEL` by default.
+        quantize: of its weights, as it is loaded.
 
     Raises:
-        ValueError: it is missing or of another kind.
+        ValueError: it is missing or of another kind, or `quantize` needs a package.
     """
-    source = find_judge(name, weights, model)
-    key = (source, dtype)
+    source, how = find_judge(name, weights, model), loading(quantize, dtype)
+    key = (source, dtype, quantize)
     if (found := _loaded.get(key)) is None:
         processor = load_processor(name, [source], f"download all of the model at {source} again")
         try:
-            weighed, report = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
+            kind = AutoModelForImageTextToText
+            weighed, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **how)
         except Exception as error:  # a damaged folder raises what its reader raises
             raise ValueError(
                 f"reward {name!r}: no vision-language model at {source} ({reason(error)}): give a folder saved by "

@@ -12,10 +12,20 @@ from torch import Tensor
 from ..batch import TensorBatch
 from ..settings import SettingError
 from .base import Reward
+from .quantized import Quantize
 from .vision_language import VisionLanguageModel, as_batch, as_texts, load_vision_language
 
 QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 """VQAScore's."""
+
+
+def check_question(question: str) -> None:
+    """
+    Raises:
+        SettingError: it has no {prompt}.
+    """
+    if "{prompt}" not in question:
+        raise SettingError("{question} is {!r}: write {} where the prompt belongs", question, "{prompt}")
 
 
 class Vqa(Reward):
@@ -25,15 +35,14 @@ class Vqa(Reward):
         question: with {prompt} in the prompt's place.
 
     Raises:
-        SettingError: `question` has no {prompt}.
+        SettingError: as in `check_question`.
     """
 
     name = "vqa"
     differentiable = False
 
     def __init__(self, judge: VisionLanguageModel, question: str = QUESTION):
-        if "{prompt}" not in question:
-            raise SettingError("{question} is {!r}: write {} where the prompt belongs", question, "{prompt}")
+        check_question(question)
         self.judge, self.question = judge, question
 
     def encode_text(self, prompts: Sequence[str]) -> TensorBatch:
@@ -50,7 +59,11 @@ class Vqa(Reward):
 
 
 def load_vqa(
-    weights: str | Path | None, model: str | Path | None, dtype: torch.dtype, question: str | None = None
+    weights: str | Path | None,
+    model: str | Path | None,
+    dtype: torch.dtype,
+    question: str | None = None,
+    quantize: Quantize = "none",
 ) -> Vqa:
     """Arguments and errors are those of `vision_language.load_vision_language` and `Vqa`."""
-    return Vqa(load_vision_language("vqa", weights, model, dtype), question or QUESTION)
+    return Vqa(load_vision_language("vqa", weights, model, dtype, quantize), question or QUESTION)

@@ -16,6 +16,7 @@ from ..batch import TensorBatch
 from ..files import replacing
 from ..settings import Message
 from .base import Reward
+from .quantized import Quantize
 from .text import PromptCache
 from .vision_language import VisionLanguageModel, as_batch, as_texts, load_vision_language
 
@@ -142,7 +143,11 @@ def _unusable(file: Path, number: int) -> Message:
 
 
 def load_vqa_questions(
-    weights: str | Path | None, model: str | Path | None, dtype: torch.dtype, file: str | Path | None = None
+    weights: str | Path | None,
+    model: str | Path | None,
+    dtype: torch.dtype,
+    file: str | Path | None = None,
+    quantize: Quantize = "none",
 ) -> VqaQuestions:
     """Arguments and errors are those of `vision_language.load_vision_language` and `VqaQuestions`."""
-    return VqaQuestions(load_vision_language("vqa-questions", weights, model, dtype), file)
+    return VqaQuestions(load_vision_language("vqa-questions", weights, model, dtype, quantize), file)

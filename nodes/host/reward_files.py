@@ -8,6 +8,7 @@ import folder_paths
 import torch
 
 from hypernoise_core.rewards import REWARDS, VISION_LANGUAGE, Reward, load_reward
+from hypernoise_core.rewards.quantized import Quantize
 from hypernoise_core.settings import about, naming
 
 from . import folders
@@ -62,15 +63,19 @@ def called(setting: str) -> str:
     return f"weights, in {IN_FOLDER}" if setting == "weights" else setting
 
 
-def load(name: str, weights: str | None) -> Reward:
-    """Load one of `reward_names` with the weights at `weights_path`.
+def load(name: str, weights: str | None, question: str, quantize: Quantize) -> Reward:
+    """Load one of `reward_names` with the weights at `weights_path`. `question` and `quantize` are as in
+    `LoadOptions`.
 
     Raises:
         ValueError: the weights are missing, or a reward of the user's own does not load.
     """
     roots = folder_paths.get_folder_paths(folders.REWARDS)
     sys.path[:0] = roots
-    large = {"dtype": torch.bfloat16, "questions": Path(roots[0]) / QUESTIONS} if name in VISION_LANGUAGE else {}
+    large = {}
+    if name in VISION_LANGUAGE:
+        large = {"dtype": torch.bfloat16, "questions": Path(roots[0]) / QUESTIONS}
+        large |= {"question": question, "quantize": quantize}
     try:
         with torch.inference_mode(False), naming(called), about("reward"):
             return load_reward(name, weights, **large)

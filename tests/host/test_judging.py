@@ -10,6 +10,7 @@ from tiny_vlms import save_vlm
 
 from host.graphs import Graph, custom_sampling, output
 from host.server import ComfyError, saved
+from host.test_training import curves, train
 from hypernoise_core import load_reward
 from hypernoise_core.embedded import HYPERNOISE_FILE
 
@@ -73,22 +74,69 @@ def test_a_reward_of_ones_own_is_a_file_in_the_folder(comfy):
     assert refused.value.status == 400
 
 
-def test_a_vision_language_model_tells_what_an_image_lacks(comfy):
+@pytest.fixture(scope="module")
+def judge(comfy):
+    """Inputs of Load Reward for a vision-language model of two narrow layers."""
+    save_vlm("Qwen2-VL", comfy.folder / "models" / "hypernoise_rewards" / "tiny-judge")
+    return {"weights": "tiny-judge", "weight": 1.0, "device": "cpu"}
+
+
+def test_a_vision_language_model_tells_what_an_image_lacks(comfy, judge):
     folder = comfy.folder / "models" / "hypernoise_rewards"
-    save_vlm("Qwen2-VL", folder / "tiny-judge")
     questions = {"prompt": "a red square", "questions": ["Is it red?", "Is there a square?"]}
     (folder / "vqa.questions.jsonl").write_text(json.dumps(questions) + "\n")
     g = Graph()
     image = g.EmptyImage(width=64, height=64, batch_size=1, color=0xFF0000)
-    settings = {"weights": "tiny-judge", "weight": 1.0, "device": "cpu"}
-    asked = g.HyperNoiseLoadReward(reward="vqa", **settings)
-    both = g.HyperNoiseLoadReward(reward="vqa-questions", add_to=asked, **settings)
+    asked = g.HyperNoiseLoadReward(reward="vqa", **judge)
+    both = g.HyperNoiseLoadReward(reward="vqa-questions", add_to=asked, **judge)
     scored = g.HyperNoiseRewardScore(image=image, prompt="a red square", reward=both)
     report = comfy.run(g.nodes)[scored[0]]["text"][0]
     assert report.splitlines()[0].split() == ["vqa", "vqa-questions", "total"]
     answers = [line.split(maxsplit=2) for line in report.splitlines()[-2:]]
     assert sorted(question for _, _, question in answers) == sorted(questions["questions"])
     assert float(answers[0][1]) <= float(answers[1][1])
+
+
+def test_a_question_of_ones_own_is_asked(comfy, judge):
+    def score(question):
+        g = Graph()
+        image = g.EmptyImage(width=64, height=64, batch_size=1, color=0xFF0000)
+        reward = g.HyperNoiseLoadReward(reward="vqa", question=question, **judge)
+        scored = g.HyperNoiseRewardScore(image=image, prompt="a red square", reward=reward)
+        return comfy.run(g.nodes)[scored[0]]["text"][0]
+
+    assert score("Is {prompt} here?") != score("Is this {prompt}?")
+    with pytest.raises(ComfyError, match=r"question is 'Is it here\?': write \{prompt\} where") as refused:
+        score("Is it here?")
+    assert refused.value.status == 400
+
+
+def test_a_reward_without_a_gradient_is_not_followed(comfy, judge):
+    g = Graph()
+    model = g.HyperNoiseLoadGenerator(model="embedded")
+    reward = g.HyperNoiseLoadReward(reward="vqa", add_to=reward_node(g, "redness"), **judge)
+    found = g.HyperNoiseOptimizeNoise(
+        noise=g.RandomNoise(noise_seed=0), model=model, clip=output(model, 1), vae=output(model, 2), reward=reward,
+        latent_image=g.EmptyLatentImage(width=64, height=64, batch_size=1), prompt=PROMPT, iterations=1, lr=5.0,
+        denoiser_steps=1,
+    )  # fmt: skip
+    g.ProbeSave(image=output(found, 1))
+    with pytest.raises(ComfyError, match=r"reward vqa has no gradient, .*search zero-order or random.*refine by that"):
+        comfy.run(g.nodes)
+
+
+def test_a_head_is_trained_on_what_a_vision_language_model_says(comfy, judge):
+    g = Graph()
+    loaded = g.HyperNoiseLoadGenerator(model="embedded")
+    train(
+        g, loaded, output(loaded, 1), output(loaded, 2), "judged",
+        reward=g.HyperNoiseLoadReward(reward="vqa", **judge), prompts=PROMPT, hypernetwork="head", head_width=16,
+        head_depth=1, teacher="critic", critic_warm_up=2, steps=2, batch_size=2,
+    )  # fmt: skip
+    comfy.run(g.nodes)
+    rewards = curves(comfy, "judged_00001_")["reward"]
+    assert len(rewards) == 2
+    assert all(reward < 0 for reward in rewards)
 
 
 @pytest.mark.parametrize(
