@@ -44,7 +44,10 @@ class _DenseConv2d(LoraConv2d):
 def shared_clone(module: nn.Module) -> nn.Module:
     """A clone with modules of its own over the very same parameters and buffers (milliseconds, no memory)."""
     shared: list[object] = [*module.parameters(), *module.buffers()]
-    shared += [m.quant_state for m in module.modules() if hasattr(m, "quant_state")]  # bitsandbytes' scales
+    for part in module.modules():
+        shared += [value for value in vars(part).values() if isinstance(value, Tensor)]  # tables of positions
+        if hasattr(part, "quant_state"):
+            shared.append(part.quant_state)  # bitsandbytes' scales
     return copy.deepcopy(module, memo={id(tensor): tensor for tensor in shared})
 
 

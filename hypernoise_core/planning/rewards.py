@@ -191,7 +191,7 @@ def every_window_used() -> Iterator[None]:
 
     def all_windows(text: TensorBatch) -> tuple[Tensor, Tensor, Tensor]:
         count, windows, _ = text["ids"].shape
-        row = torch.arange(count).repeat_interleave(windows)
+        row = torch.arange(count, device=text["ids"].device).repeat_interleave(windows)
         return row, text["ids"].flatten(0, 1), text["mask"].flatten(0, 1)
 
     own, imagereward.used_windows = imagereward.used_windows, all_windows
