@@ -59,7 +59,7 @@ def test_heads_of_the_core_move_its_noise(comfy, folders):
     """FLUX's denoiser does not say how large its tokens are; the core does."""
     generator = load_generator(str(folders / "flux"))
     f = random_head(generator)
-    f.save(comfy.folder / "models" / "hypernoise" / "tiny-flux.safetensors")
+    f.save(comfy.folder / "models" / "hypernoise" / "tiny-flux.safetensors", text_length=8)
     g = Graph()
     model = g.HyperNoiseLoadGenerator(model="flux")
     clip, vae = output(model, 1), output(model, 2)
@@ -75,6 +75,8 @@ def test_heads_of_the_core_move_its_noise(comfy, folders):
     moved = f.modulate(x0, conditioning, iterations=2)
     assert (picture.movedim(-1, 1) - generator.generate(moved, conditioning)).abs().max() < 2e-3
     assert (moved - x0).abs().max() > 0.01
+    told = "tiny-flux.safetensors was trained with texts of 8 tokens, and this CLIP gives 16"
+    assert comfy.log.read_text().count(told) == 1
 
 
 @pytest.mark.slow
