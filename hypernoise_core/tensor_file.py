@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .files import stand_in
 
-MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".model", ".txt")
+MODEL_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".json", ".model", ".txt")
 """Endings of weights, configurations and vocabularies."""
 
 

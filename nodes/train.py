@@ -299,6 +299,7 @@ def _hypernetwork_inputs() -> list[io.Input]:
             "hypernetwork",
             options=["head", "lora"],
             default="head",
+            advanced=True,
             optional=True,
             tooltip="head: a small network that reads what the model makes of the noise. It works on every model and "
             "needs the least memory. lora: the paper's kind; it uses rank and alpha.",

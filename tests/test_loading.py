@@ -274,9 +274,10 @@ def test_missing_weights_are_named(folder):
 
 
 def test_pointers_and_pickles_of_a_denoiser_alone_are_told(folder, tmp_path):
-    (tmp_path / "mine.safetensors").write_bytes(POINTER)
-    with pytest.raises(ValueError, match=r"^model: .*mine\.safetensors holds no data, it is a pointer of git-lfs"):
-        load_generator(str(tmp_path / "mine.safetensors"), config=str(folder))
+    for name in ("mine.safetensors", "mine.gguf"):
+        (tmp_path / name).write_bytes(POINTER)
+        with pytest.raises(ValueError, match=rf"^model: .*{name} holds no data, it is a pointer of git-lfs"):
+            load_generator(str(tmp_path / name), config=str(folder))
     tiny_pipeline("sd-turbo").unet.save_pretrained(tmp_path / "unet", safe_serialization=False)
     with pytest.raises(ValueError, match=r"^model: .*unet/diffusion_pytorch_model\.bin is a pickle"):
         load_generator(str(tmp_path / "unet"), config=str(folder))

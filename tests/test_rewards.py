@@ -13,7 +13,7 @@ from hypernoise_core import RewardEnsemble, best_of_n, load_reward, reno
 from hypernoise_core.embedded.prompts import NUMBERS
 from hypernoise_core.embedded.prompts import prompts as prompts_of_the_world
 from hypernoise_core.embedded.scenes import SHAPES, draw
-from hypernoise_core.rewards import parse_rewards
+from hypernoise_core.rewards import check_weights, parse_rewards
 from hypernoise_core.rewards.redness import Redness
 from hypernoise_core.search import reno_path
 
@@ -168,3 +168,11 @@ def test_clip_preprocessing_is_resize_crop_and_normalise(reward):
     features = reward.backbone.model.get_image_features(pixel_values=(small - mean) / std).pooler_output
     assert torch.allclose(reward.backbone.image_features(pictures), F.normalize(features, dim=-1), atol=1e-6)
     assert np.isfinite(features.numpy()).all()
+
+
+@pytest.mark.parametrize(("name", "file"), [("clip", "model.safetensors"), ("hpsv2", "HPS_v2.1_compressed.pt")])
+def test_a_pointer_of_git_lfs_in_place_of_a_rewards_weights_is_told_before_it_is_read(tmp_path, name, file):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(ValueError, match=f"{file} holds no data, it is a pointer of git-lfs"):
+        check_weights(name, tmp_path)
