@@ -311,6 +311,21 @@ def test_a_critic_learns_a_reward_that_answers_in_words(folders, toy_model, tmp_
         train_command.main([*line, "--rewards=vqa", "--teacher=gradient", "--save_dir=other"])
 
 
+def test_the_text_encoder_of_a_pipeline_on_disk_judges(folders, pictures, tmp_path):
+    """Its tokenizer and processor lie in a folder of their own; without them it says what is missing."""
+    shutil.copytree(folders["Qwen2.5-VL"], tmp_path / "text_encoder")
+    (tmp_path / "processor").mkdir()
+    for file in (tmp_path / "text_encoder").iterdir():
+        if file.name not in ("config.json", "generation_config.json", "model.safetensors"):
+            file.rename(tmp_path / "processor" / file.name)
+    own = load_reward("vqa", judge=tmp_path / "text_encoder")
+    whole = load_reward("vqa", judge=folders["Qwen2.5-VL"])
+    assert torch.equal(scores_of(own, pictures, PROMPTS), scores_of(whole, pictures, PROMPTS))
+    (tmp_path / "processor").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"'vqa' has no processor.*into a folder processor beside it"):
+        load_reward("vqa", judge=tmp_path / "text_encoder", dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_a_judge_that_is_not_whole_is_refused(folders, tmp_path, missing):
     shutil.copytree(folders["Qwen2-VL"], tmp_path / "judge")

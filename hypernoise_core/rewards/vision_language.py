@@ -33,6 +33,9 @@ from .quantized import Quantize, loading
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 """Asked if no other model is named."""
 
+PROCESSOR_FOLDER = "processor"
+"""In a pipeline that diffusers saved."""
+
 PROMPT_SHARE = 0.5
 """Of a model's window, what a prompt may fill. Picture, template and answer take the rest."""
 
@@ -96,7 +99,7 @@ def load_vision_language(
     source, how = find_judge(name, weights, model), loading(quantize, dtype)
     key = (source, dtype, quantize)
     if (found := _loaded.get(key)) is None:
-        processor = load_processor(name, [source], f"download all of the model at {source} again")
+        processor = load_processor(name, [source, *_beside(source)], _processor_hint(source), source)
         try:
             kind = AutoModelForImageTextToText
             weighed, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **how)
@@ -120,9 +123,28 @@ def find_judge(name: str, weights: str | Path | None, model: str | Path | None) 
     return find_folder(name, model if model and Path(model).is_dir() else weights, str(model or MODEL))
 
 
-def load_processor(name: str, sources: Sequence[str | Path], hint: str) -> ProcessorMixin:
+def _beside(source: str) -> list[Path]:
+    """Where the processor is of a model that is the text encoder of a pipeline which diffusers saved."""
+    return [Path(source).parent / PROCESSOR_FOLDER] if Path(source).is_dir() else []
+
+
+def _processor_hint(source: str) -> str:
+    if not Path(source).is_dir():
+        return f"download all of the model at {source} again"
+    return (
+        f"put the tokenizer's and processor's files of this model, as it is published for itself, into {source}, or "
+        f"into a folder {PROCESSOR_FOLDER} beside it"
+    )
+
+
+def load_processor(
+    name: str, sources: Sequence[str | Path], hint: str, model: str | Path | None = None
+) -> ProcessorMixin:
     """The processor of the first source (folder or Hugging Face id) that has one. Pictures are resized by Pillow on
     every machine.
+
+    Args:
+        model: whose configuration says which kind of processor it is; by default the source's own.
 
     Raises:
         ValueError: none of them has one; `hint` says what to download.
@@ -132,7 +154,9 @@ def load_processor(name: str, sources: Sequence[str | Path], hint: str) -> Proce
         if isinstance(source, Path) and not any(source.glob("*processor*.json")):
             continue
         try:
-            kind = processor_class_from_name(PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(source).model_type])
+            kind = processor_class_from_name(
+                PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(model or source).model_type]
+            )
             if "video_processor" in inspect.signature(kind.__init__).parameters:
                 return _without_video(kind).from_pretrained(source)
             return AutoProcessor.from_pretrained(source, backend="pil")
