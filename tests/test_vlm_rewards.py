@@ -137,6 +137,23 @@ def test_questions_are_asked_one_by_one_and_their_mean_is_the_score(scripted, pi
     assert scores.tolist() == pytest.approx([sum(one.values()) / 2 for one in told], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_questions_share_is_read_once(folders, pictures, kind, monkeypatch):
+    judge = load_reward("vqa", judge=folders[kind]).judge
+    questions = ["Is it red? Yes or no?", "Is it a square, and is there a cross? Yes or no?", "Is it?"]
+    plain = judge.log_probability(pictures[:1].expand(3, -1, -1, -1), questions)
+    looks, look = [], judge.model.model.visual.forward
+
+    def counted(*args, **how):
+        looks.append(1)
+        return look(*args, **how)
+
+    monkeypatch.setattr(judge.model.model.visual, "forward", counted)
+    for _ in range(2):
+        assert torch.allclose(judge.log_probabilities(pictures[0], questions), plain, atol=1e-5)
+    assert len(looks) == 2
+
+
 def test_questions_are_kept_and_may_be_mended(scripted, pictures, tmp_path):
     file = tmp_path / "prompts.questions.jsonl"
     questions_reward(scripted, file).encode_text(["a red square", "a red square"])

@@ -39,6 +39,9 @@ PROCESSOR_FOLDER = "processor"
 PROMPT_SHARE = 0.5
 """Of a model's window, what a prompt may fill. Picture, template and answer take the rest."""
 
+CACHED_KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Whose cache can be cut back to what several questions share."""
+
 _loaded: WeakValueDictionary[tuple, VisionLanguageModel] = WeakValueDictionary()
 """Rewards that ask one model share it. It is freed with the last of them."""
 
@@ -65,6 +68,25 @@ class VisionLanguageModel:
         logits = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits.float().log_softmax(-1)[:, token]
 
+    def log_probabilities(self, image: Tensor, questions: Sequence[str], answer: str = "Yes") -> Tensor:
+        """As `log_probability`, [N], of N different questions about one image [3, H, W]. Models of `CACHED_KINDS` read
+        the image, and how all questions begin, once."""
+        if self.model.config.model_type not in CACHED_KINDS or len(questions) == 1:
+            return self.log_probability(image.expand(len(questions), -1, -1, -1), questions, answer)
+        token = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"][0]
+        first = self._inputs(questions[:1], image[None])
+        shown = first["input_ids"]
+        tails = [shown[0], *(self._inputs([text], image[None])["input_ids"][0] for text in questions[1:])]
+        shared = min(_shared(shown[0], tail) for tail in tails[1:])
+        begun = {key: own[:, :shared] if own.shape == shown.shape else own for key, own in first.items()}
+        cache = self.model(**begun, use_cache=True, logits_to_keep=1).past_key_values
+        found = []
+        for tail in tails:
+            seen = self.model(input_ids=tail[None, shared:], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            found.append(seen.logits[0, -1].float().log_softmax(-1)[token])
+            cache.crop(shared - len(tail))
+        return torch.stack(found)
+
     def write(self, instruction: str, most: int = 512) -> str:
         """What the model answers, at most `most` tokens, without chance."""
         inputs = self._inputs([instruction])
@@ -80,6 +102,13 @@ class VisionLanguageModel:
     def to(self, device: torch.device | str) -> VisionLanguageModel:
         self.model.to(device)
         return self
+
+
+def _shared(a: Tensor, b: Tensor) -> int:
+    """How many tokens two questions begin with alike; at least one of each is left."""
+    most = min(len(a), len(b)) - 1
+    alike = (a[:most] == b[:most]).cumprod(0)
+    return int(alike.sum())
 
 
 def load_vision_language(
