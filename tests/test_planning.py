@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_vlms import KINDS, save_vlm
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step_by_kind import small_autoencoder
-from hypernoise_core import RewardEnsemble, Trainer, TrainingConfig, load_reward
+from hypernoise_core import RewardEnsemble, TensorBatch, Trainer, TrainingConfig, load_reward
 from hypernoise_core.planning.count import ACTIVATIONS, DENOISER, REWARDS, TEXT_ENCODERS, Count, Setup, count
 from hypernoise_core.planning.counter import Counter
+from hypernoise_core.planning.judges import CountedJudge, judge_model
 from hypernoise_core.planning.models import build
 from hypernoise_core.planning.plan import GIB, SPARE, check_fits, fit
 from hypernoise_core.planning.released import CONFIGURATIONS, Configuration, sana_pipeline, sana_transformer
+from hypernoise_core.planning.rewards import build_rewards, tensors_of
 from hypernoise_core.planning.without_data import without_data
+from hypernoise_core.rewards.vision_language import as_texts
 from hypernoise_core.training import StepDone
 from hypernoise_core.training.teachers import CriticTeacher
 from train import __main__ as command
@@ -157,3 +161,41 @@ def test_a_run_on_a_gpu_is_refused_or_fitted_before_anything_is_loaded(monkeypat
     chosen = estimate.fitted(replace(args, fit=True), 13.5 * GIB, said.append, command.called)
     assert (chosen.offload, chosen.micro_batch_size, chosen.offload_rewards) == (True, 4, False)
     assert said[-1].startswith("--fit sets --offload true, --micro_batch_size 4; peak 12.0 GiB")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_judge_is_counted_as_it_runs(tmp_path, kind):
+    """By its arithmetic, at the processor's own numbers of words and of pieces of a picture."""
+    save_vlm(kind, tmp_path)
+    reward = load_reward("vqa", judge=tmp_path)
+    config, pictures, text = (
+        reward.judge.model.config,
+        torch.rand(2, 3, 56, 56),
+        reward.encode_text(["a red square"] * 2),
+    )
+    ids = reward.judge._inputs(as_texts(text), pictures)["input_ids"][0]
+    seen = int((ids == config.image_token_id).sum())
+    side = round(seen**0.5) * config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    with Counter() as real:
+        reward.score(pictures, text)
+    with without_data():
+        own = CountedJudge("vqa", judge_model(str(tmp_path)))
+        words = TensorBatch({"ids": torch.ones(2, len(ids) - seen, dtype=torch.long)})
+        with Counter() as counted:
+            own.score(torch.rand(2, 3, side, side), words)
+    assert counted.flops == pytest.approx(real.flops, rel=0.01)
+
+
+def test_rewards_that_ask_one_judge_are_counted_once(tmp_path):
+    save_vlm("Qwen2-VL", tmp_path)
+
+    def weights(*names):
+        with without_data():
+            counter = Counter()
+            for reward in build_rewards(names, (), torch.bfloat16, False, None, str(tmp_path)).rewards.values():
+                counter.see(tensors_of(reward))
+        return counter.now
+
+    assert weights("vqa", "vqa-questions") == weights("vqa") > 0
+    with pytest.raises(ValueError, match="judge is 'nowhere', whose configuration cannot be read"):
+        build_rewards(("vqa",), (), torch.bfloat16, False, None, "nowhere")

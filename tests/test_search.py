@@ -240,7 +240,7 @@ def test_generate_refuses_to_follow_a_reward_without_a_gradient(toy_model, tmp_p
         "    def score(self, images, text):\n        return images.mean((1, 2, 3))\n"
     )
     line = ["--prompt=two crosses", "--model=toy", "--n=1", "--reno=3", "--reward=my_words:Words", "--save_dir=out"]
-    told = r"--reward words has no gradient, .*--search zero-order or random.*--teacher critic on it and --refine by"
+    told = r"--reward words has no gradient, .*--search zero-order or random.*teacher critic on it and --refine by"
     with pytest.raises(ValueError, match=told):
         generate.main(line)
     assert not (tmp_path / "out").exists()

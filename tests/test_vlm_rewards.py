@@ -137,6 +137,23 @@ def test_questions_are_asked_one_by_one_and_their_mean_is_the_score(scripted, pi
     assert scores.tolist() == pytest.approx([sum(one.values()) / 2 for one in told], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_questions_share_is_read_once(folders, pictures, kind, monkeypatch):
+    judge = load_reward("vqa", judge=folders[kind]).judge
+    questions = ["Is it red? Yes or no?", "Is it a square, and is there a cross? Yes or no?", "Is it?"]
+    plain = judge.log_probability(pictures[:1].expand(3, -1, -1, -1), questions)
+    looks, look = [], judge.model.model.visual.forward
+
+    def counted(*args, **how):
+        looks.append(1)
+        return look(*args, **how)
+
+    monkeypatch.setattr(judge.model.model.visual, "forward", counted)
+    for _ in range(2):
+        assert torch.allclose(judge.log_probabilities(pictures[0], questions), plain, atol=1e-5)
+    assert len(looks) == 2
+
+
 def test_questions_are_kept_and_may_be_mended(scripted, pictures, tmp_path):
     file = tmp_path / "prompts.questions.jsonl"
     questions_reward(scripted, file).encode_text(["a red square", "a red square"])
@@ -309,6 +326,21 @@ def test_a_critic_learns_a_reward_that_answers_in_words(folders, toy_model, tmp_
     assert moved.critic is not None
     with pytest.raises(ValueError, match="teacher critic"):
         train_command.main([*line, "--rewards=vqa", "--teacher=gradient", "--save_dir=other"])
+
+
+def test_the_text_encoder_of_a_pipeline_on_disk_judges(folders, pictures, tmp_path):
+    """Its tokenizer and processor lie in a folder of their own; without them it says what is missing."""
+    shutil.copytree(folders["Qwen2.5-VL"], tmp_path / "text_encoder")
+    (tmp_path / "processor").mkdir()
+    for file in (tmp_path / "text_encoder").iterdir():
+        if file.name not in ("config.json", "generation_config.json", "model.safetensors"):
+            file.rename(tmp_path / "processor" / file.name)
+    own = load_reward("vqa", judge=tmp_path / "text_encoder")
+    whole = load_reward("vqa", judge=folders["Qwen2.5-VL"])
+    assert torch.equal(scores_of(own, pictures, PROMPTS), scores_of(whole, pictures, PROMPTS))
+    (tmp_path / "processor").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"'vqa' has no processor.*into a folder processor beside it"):
+        load_reward("vqa", judge=tmp_path / "text_encoder", dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])

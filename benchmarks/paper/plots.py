@@ -164,7 +164,7 @@ def frontier(figure, results: Results) -> bool:
     axis.set_ylim(bottom=floor)
     axis.grid(alpha=0.25, which="both")
     if drawn:
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # inside it would hide points
     return drawn
 
 
@@ -348,7 +348,7 @@ def correlations(expected: np.ndarray, scored: np.ndarray, per: int) -> tuple[fl
 
 
 PLOTS: dict[str, tuple[tuple[float, float], Callable[..., bool]]] = {
-    "frontier": ((9.5, 6), frontier),
+    "frontier": ((12, 6), frontier),
     "steps": ((7, 4.5), steps),
     "redness": ((11, 4.2), redness),
     "kl": ((11, 4.2), kl),

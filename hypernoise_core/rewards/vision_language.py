@@ -33,8 +33,14 @@ from .quantized import Quantize, loading
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 """Asked if no other model is named."""
 
+PROCESSOR_FOLDER = "processor"
+"""In a pipeline that diffusers saved."""
+
 PROMPT_SHARE = 0.5
 """Of a model's window, what a prompt may fill. Picture, template and answer take the rest."""
+
+CACHED_KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Whose cache can be cut back to what several questions share."""
 
 _loaded: WeakValueDictionary[tuple, VisionLanguageModel] = WeakValueDictionary()
 """Rewards that ask one model share it. It is freed with the last of them."""
@@ -62,6 +68,25 @@ class VisionLanguageModel:
         logits = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits.float().log_softmax(-1)[:, token]
 
+    def log_probabilities(self, image: Tensor, questions: Sequence[str], answer: str = "Yes") -> Tensor:
+        """As `log_probability`, [N], of N different questions about one image [3, H, W]. Models of `CACHED_KINDS` read
+        the image, and how all questions begin, once."""
+        if self.model.config.model_type not in CACHED_KINDS or len(questions) == 1:
+            return self.log_probability(image.expand(len(questions), -1, -1, -1), questions, answer)
+        token = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"][0]
+        first = self._inputs(questions[:1], image[None])
+        shown = first["input_ids"]
+        tails = [shown[0], *(self._inputs([text], image[None])["input_ids"][0] for text in questions[1:])]
+        shared = min(_shared(shown[0], tail) for tail in tails[1:])
+        begun = {key: own[:, :shared] if own.shape == shown.shape else own for key, own in first.items()}
+        cache = self.model(**begun, use_cache=True, logits_to_keep=1).past_key_values
+        found = []
+        for tail in tails:
+            seen = self.model(input_ids=tail[None, shared:], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            found.append(seen.logits[0, -1].float().log_softmax(-1)[token])
+            cache.crop(shared - len(tail))
+        return torch.stack(found)
+
     def write(self, instruction: str, most: int = 512) -> str:
         """What the model answers, at most `most` tokens, without chance."""
         inputs = self._inputs([instruction])
@@ -77,6 +102,13 @@ class VisionLanguageModel:
     def to(self, device: torch.device | str) -> VisionLanguageModel:
         self.model.to(device)
         return self
+
+
+def _shared(a: Tensor, b: Tensor) -> int:
+    """How many tokens two questions begin with alike; at least one of each is left."""
+    most = min(len(a), len(b)) - 1
+    alike = (a[:most] == b[:most]).cumprod(0)
+    return int(alike.sum())
 
 
 def load_vision_language(
@@ -96,7 +128,7 @@ def load_vision_language(
     source, how = find_judge(name, weights, model), loading(quantize, dtype)
     key = (source, dtype, quantize)
     if (found := _loaded.get(key)) is None:
-        processor = load_processor(name, [source], f"download all of the model at {source} again")
+        processor = load_processor(name, [source, *_beside(source)], _processor_hint(source), source)
         try:
             kind = AutoModelForImageTextToText
             weighed, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **how)
@@ -120,9 +152,28 @@ def find_judge(name: str, weights: str | Path | None, model: str | Path | None) 
     return find_folder(name, model if model and Path(model).is_dir() else weights, str(model or MODEL))
 
 
-def load_processor(name: str, sources: Sequence[str | Path], hint: str) -> ProcessorMixin:
+def _beside(source: str) -> list[Path]:
+    """Where the processor is of a model that is the text encoder of a pipeline which diffusers saved."""
+    return [Path(source).parent / PROCESSOR_FOLDER] if Path(source).is_dir() else []
+
+
+def _processor_hint(source: str) -> str:
+    if not Path(source).is_dir():
+        return f"download all of the model at {source} again"
+    return (
+        f"put the tokenizer's and processor's files of this model, as it is published for itself, into {source}, or "
+        f"into a folder {PROCESSOR_FOLDER} beside it"
+    )
+
+
+def load_processor(
+    name: str, sources: Sequence[str | Path], hint: str, model: str | Path | None = None
+) -> ProcessorMixin:
     """The processor of the first source (folder or Hugging Face id) that has one. Pictures are resized by Pillow on
     every machine.
+
+    Args:
+        model: whose configuration says which kind of processor it is; by default the source's own.
 
     Raises:
         ValueError: none of them has one; `hint` says what to download.
@@ -132,7 +183,9 @@ def load_processor(name: str, sources: Sequence[str | Path], hint: str) -> Proce
         if isinstance(source, Path) and not any(source.glob("*processor*.json")):
             continue
         try:
-            kind = processor_class_from_name(PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(source).model_type])
+            kind = processor_class_from_name(
+                PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(model or source).model_type]
+            )
             if "video_processor" in inspect.signature(kind.__init__).parameters:
                 return _without_video(kind).from_pretrained(source)
             return AutoProcessor.from_pretrained(source, backend="pil")

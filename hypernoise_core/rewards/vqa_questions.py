@@ -90,7 +90,7 @@ class VqaQuestions(Reward):
         for image, lines in zip(images, as_texts(text), strict=True):
             questions = list(dict.fromkeys(lines.split("\n")))
             asked = [ASK.replace("{question}", question) for question in questions]
-            log_p = self.judge.log_probability(image.expand(len(asked), -1, -1, -1), asked)
+            log_p = self.judge.log_probabilities(image, asked)
             found.append(dict(zip(questions, log_p.exp(), strict=True)))
         return found
 
