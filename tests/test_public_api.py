@@ -35,11 +35,13 @@ Generator.decode(self, latents: Tensor) -> Tensor
 Generator.denoise(self, x0: Tensor, conditioning: TensorBatch, steps: int, seed: int | Sequence[int], denoiser:
     Module | None = None, between: Tensor | None = None, first: Callable[[Reading], Tensor] | None = None) -> Tensor
 Generator.encode(self, prompts: Sequence[str]) -> TensorBatch
+Generator.encoding(self) -> AbstractContextManager[None]
 Generator.first_call(self, denoiser: Module, x0: Tensor, conditioning: TensorBatch) -> Tensor
 Generator.generate(self, x0: Tensor, conditioning: TensorBatch, steps: int = 1, seed: int | Sequence[int] = 0,
     denoiser: Module | None = None, between: Tensor | None = None, first: Callable[[Reading], Tensor] | None = None)
     -> Tensor
 Generator.noise(self, batch: int, height: int | None = None, width: int | None = None, seed: int = 0) -> Tensor
+Generator.parts(self, latents: Tensor) -> list[slice]
 Generator.read(self, x0: Tensor, conditioning: TensorBatch) -> Reading
 Generator.size_multiple -> int
 Generator.trial_size -> int
@@ -114,22 +116,22 @@ TrainingConfig(*, train_type: Literal['noise', 'finetune'] = 'noise', hypernetwo
     critic_depth: int = 2, critic_lr: float = 0.001, critic_steps: int = 2, critic_warm_up: int = 4096, replay: int
     = 8192, replay_gib: float = 4.0, score_share: float = 1.0, start_from: str | None = None, distill: str | None =
     None, distill_steps: int = 0, rank: int = 128, alpha: float = 256.0, last_layer: str | None = None, temperature:
-    float = 1.0, kl_reduction: Literal['sum', 'mean'] = 'sum', reward_grad_clip: float | None = None, white_gradient:
-    bool = False, optimizer:
-    Literal['sgd', 'adam', 'adamw', 'adamw8bit'] = 'adamw', lr: float = 0.001, weight_decay: float = 0.0, momentum:
-    float = 0.9, beta2: float = 0.999, grad_clip: float = 1.0, batch_size: int = 32, accumulation_steps: int = 1,
-    micro_batch_size: int | None = None, max_steps: int = 1000, warmup_steps: int = 10, decay_fraction: float = 0.0,
-    ema_decay: float | None = None, steps: int = 1, between_steps: Literal['fresh', 'keep', 'keep-moved'] = 'fresh',
-    height: int | None = None, width: int | None = None, pictures_per_prompt: int = 1, latent_type: Literal['inf',
-    'batch', 'multi', 'one'] = 'inf', warm_start_pictures: int = 0, gradient_checkpointing: bool |
-    Literal['hypernetwork'] = False, compile: bool = False, diagnostics_every: int = 100, validate_every: int = 0,
-    patience: int = 0, diversity_floor: float = 0.0, max_skipped: int = 5, seed: int = 0)
+    float = 1.0, kl_reduction: Literal['sum', 'mean'] = 'sum', reward_grad_clip: float | None = None,
+    white_gradient: bool = False, optimizer: Literal['sgd', 'adam', 'adamw', 'adamw8bit'] = 'adamw', lr: float =
+    0.001, weight_decay: float = 0.0, momentum: float = 0.9, beta2: float = 0.999, grad_clip: float = 1.0,
+    batch_size: int = 32, accumulation_steps: int = 1, micro_batch_size: int | None = None, max_steps: int = 1000,
+    warmup_steps: int = 10, decay_fraction: float = 0.0, ema_decay: float | None = None, steps: int = 1,
+    between_steps: Literal['fresh', 'keep', 'keep-moved'] = 'fresh', height: int | None = None, width: int | None =
+    None, pictures_per_prompt: int = 1, latent_type: Literal['inf', 'batch', 'multi', 'one'] = 'inf',
+    warm_start_pictures: int = 0, gradient_checkpointing: bool | Literal['hypernetwork'] = False, compile: bool =
+    False, diagnostics_every: int = 100, validate_every: int = 0, patience: int = 0, diversity_floor: float = 0.0,
+    max_skipped: int = 5, seed: int = 0)
 best_of_n(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, steps: int
     = 1, start: Start | None = None, seed: int | Sequence[int] = 0, between_steps: BetweenSteps = 'fresh') -> Found
 load_generator(model: str, device: str = 'cpu', dtype: dtype = torch.float32, *, variant: str | None = None, config:
-    str | None = None, offload: bool = False, vae_slicing: bool = False, vae_tiling: bool = False, generator_lora:
-    str | None = None, scheduler: Optional[Literal['lcm', 'euler', 'ddim-trailing', 'tcd']] = None, shift: float |
-    None = None) -> DiffusersGenerator
+    str | None = None, quantize: Optional[Literal['int8', 'fp8', 'nf4']] = None, offload: bool = False, vae_slicing:
+    bool = False, vae_tiling: bool = False, generator_lora: str | None = None, scheduler: Optional[Literal['lcm',
+    'euler', 'ddim-trailing', 'tcd']] = None, shift: float | None = None) -> DiffusersGenerator
 load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork
 load_reward(name: str, weights: str | Path | None = None, **options) -> Reward
 reno(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, iterations: int
