@@ -131,7 +131,8 @@ best_of_n(generator: Generator, reward: Reward, x0: Tensor, conditioning: Tensor
 load_generator(model: str, device: str = 'cpu', dtype: dtype = torch.float32, *, variant: str | None = None, config:
     str | None = None, quantize: Optional[Literal['int8', 'fp8', 'nf4']] = None, offload: bool = False, vae_slicing:
     bool = False, vae_tiling: bool = False, generator_lora: str | None = None, scheduler: Optional[Literal['lcm',
-    'euler', 'ddim-trailing', 'tcd']] = None, shift: float | None = None) -> DiffusersGenerator
+    'euler', 'ddim-trailing', 'tcd']] = None, shift: float | None = None, text_length: int | None = None) ->
+    DiffusersGenerator
 load_hypernetwork(generator: Generator, path: str | Path) -> NoiseHypernetwork
 load_reward(name: str, weights: str | Path | None = None, **options) -> Reward
 reno(generator: Generator, reward: Reward, x0: Tensor, conditioning: TensorBatch, text: TensorBatch, iterations: int
