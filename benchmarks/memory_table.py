@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -116,6 +117,8 @@ def path_of(recipe: str) -> Path:
 @dataclass(kw_only=True)
 class MemoryTableArguments:
     """The memory of every recipe, counted without a GPU."""
+
+    MAY_BE_EMPTY: ClassVar = ("recipes", "aims", "docs")
 
     recipes: str = (
         "sana,sana-head,sd-turbo,sd-turbo-head,flux,flux-head,z-image-turbo-head,flux2-klein-4b-head,krea2-turbo-head,"

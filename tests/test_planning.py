@@ -7,15 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_pipelines import BUILDERS, tiny_pipeline
 from tiny_vlms import KINDS, save_vlm
 from torch.profiler import ProfilerActivity, profile
+from transformers import T5Config, T5EncoderModel
 
 from benchmarks.step_by_kind import small_autoencoder
 from hypernoise_core import RewardEnsemble, TensorBatch, Trainer, TrainingConfig, load_reward
-from hypernoise_core.planning.count import ACTIVATIONS, DENOISER, REWARDS, TEXT_ENCODERS, Count, Setup, count
+from hypernoise_core.generators.diffusers_generator import PROMPTS_AT_A_TIME
+from hypernoise_core.planning.count import (
+    ACTIVATIONS,
+    DENOISER,
+    REWARDS,
+    TEXT_ENCODERS,
+    WINDOWS,
+    Count,
+    Setup,
+    _encoding_activations,
+    count,
+)
 from hypernoise_core.planning.counter import Counter
 from hypernoise_core.planning.judges import CountedJudge, judge_model
-from hypernoise_core.planning.models import build
+from hypernoise_core.planning.models import build, configuration_of
 from hypernoise_core.planning.plan import GIB, SPARE, check_fits, fit
 from hypernoise_core.planning.released import CONFIGURATIONS, Configuration, sana_pipeline, sana_transformer
 from hypernoise_core.planning.rewards import build_rewards, tensors_of
@@ -74,6 +87,27 @@ def test_short_names_have_the_parameters_of_the_released_models():
         with without_data():
             parameters = sum(p.numel() for p in configuration.denoiser().parameters())
         assert parameters == pytest.approx(float(number) * {"M": 1e6, "B": 1e9}[unit], rel=0.06), name
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_every_family_is_counted_from_its_folder(family, tmp_path):
+    tiny_pipeline(family).save_pretrained(tmp_path)
+    config = TrainingConfig(
+        hypernetwork="head", teacher="critic", batch_size=1, head_width=16, critic_width=16, critics=1, critic_steps=1,
+        height=64, width=64, steps=2, diagnostics_every=0,
+    )  # fmt: skip
+    found = count(Setup(configuration=configuration_of(str(tmp_path)), name=family, config=config))
+    assert found.parts[DENOISER][DENOISER] > 0 and found.parts[TEXT_ENCODERS][TEXT_ENCODERS] > 0
+    assert found.linear > found.largest > 0
+
+
+def test_a_text_encoder_holds_its_weights_once():
+    with without_data():
+        encoder = T5EncoderModel(T5Config(d_model=512, d_ff=1024, num_layers=8, num_heads=8, vocab_size=100))
+        hidden = PROMPTS_AT_A_TIME * WINDOWS["t5"] * 1024 * 4
+        assert (
+            hidden < _encoding_activations(encoder) < 12 * hidden < 8 * 4 * sum(p.numel() for p in encoder.parameters())
+        )
 
 
 def pretended(setup: Setup) -> Count:

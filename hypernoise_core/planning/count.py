@@ -20,7 +20,7 @@ from ..rewards.vision_language import MODEL
 from ..training import Trainer, TrainingConfig, processes
 from ..training.teachers import CriticTeacher, Lesson, critic
 from .counter import ACTIVATIONS, Counter
-from .models import TOKENS, build, countable, default_dtype
+from .models import TOKENS, build, countable, default_dtype, every_token_kept
 from .released import Configuration
 from .rewards import build_rewards, every_window_used, tensors_of
 from .without_data import without_data
@@ -132,7 +132,7 @@ def count(setup: Setup) -> Count:
     Raises:
         SettingError: the settings do not go together, as the trainer says.
     """
-    with without_data(), every_window_used():
+    with without_data(), every_window_used(), every_token_kept():
         generator = countable(build(setup.configuration, setup.name, setup.dtype, text_length=setup.text_length))
         generator.autoencoder.use_slicing = setup.vae_slicing
         generator.autoencoder.use_tiling = setup.vae_tiling
@@ -333,12 +333,14 @@ def _encoding_activations(encoder: PreTrainedModel) -> int:
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
     ids = torch.ones(PROMPTS_AT_A_TIME, window, dtype=torch.long)
-    with Counter() as counter:
+    counter = Counter([*encoder.parameters(), *encoder.buffers()])
+    weights = counter.now
+    with counter:
         kept = text(input_ids=ids, output_hidden_states=text.config.model_type not in LAST_LAYER)
     del kept
     head = encoder.get_output_embeddings()
     logits = ids.numel() * head.weight.shape[0] * head.weight.itemsize if head is not None else 0
-    return counter.peak + logits
+    return counter.peak - weights + logits
 
 
 def _is_t5(encoder: PreTrainedModel) -> bool:

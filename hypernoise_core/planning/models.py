@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import PreTrainedModel
 
 from ..batch import TensorBatch
-from ..generators import FAMILIES, SHORT_NAMES, DiffusersGenerator
+from ..generators import FAMILIES, SHORT_NAMES, DiffusersGenerator, z_image
 from ..settings import SettingError
 from .released import CONFIGURATIONS, Configuration
 from .without_data import with_numbers
@@ -134,6 +134,16 @@ def countable(generator: DiffusersGenerator) -> DiffusersGenerator:
     if hasattr(generator, "_scheduler"):
         generator._scheduler = with_numbers(generator._scheduler)
     return generator
+
+
+@contextmanager
+def every_token_kept() -> Iterator[None]:
+    """Without data, nobody can tell which of a prompt's tokens are padding."""
+    own, z_image.masked = z_image.masked, lambda embeds, mask: list(embeds)
+    try:
+        yield
+    finally:
+        z_image.masked = own
 
 
 @contextmanager
