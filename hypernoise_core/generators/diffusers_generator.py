@@ -21,7 +21,7 @@ FAMILIES: dict[str, type["DiffusersGenerator"]] = {}
 """diffusers pipeline class name to the family that runs it."""
 
 
-PROMPTS_AT_A_TIME = 8
+PROMPTS_AT_A_TIME = 4
 """Of those that are encoded: more would take more memory than a step of training."""
 
 DEFAULT_SIZE = 1024

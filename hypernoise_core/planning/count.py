@@ -332,6 +332,7 @@ def _encoding_activations(encoder: PreTrainedModel) -> int:
     """Of the prompts that it takes at a time."""
     text = encoder.get_decoder() if hasattr(encoder, "get_decoder") and not _is_t5(encoder) else encoder
     window = WINDOWS.get(text.config.model_type, 4 * TOKENS)
+    window = min(window, getattr(text.config, "max_position_embeddings", window))
     ids = torch.ones(PROMPTS_AT_A_TIME, window, dtype=torch.long)
     counter = Counter([*encoder.parameters(), *encoder.buffers()])
     weights = counter.now

@@ -79,8 +79,9 @@ def configuration_of(model: str, pipeline: str | None = None) -> Configuration:
 
 
 def _of_files(source: str, index: dict[str, Any], family: type[DiffusersGenerator]) -> Configuration:
-    parts = {key: value for key, value in index.items() if isinstance(value, (list, tuple)) and value[0]}
-    plain = {key: value for key, value in index.items() if not key.startswith("_") and not isinstance(value, list)}
+    components = {key: value for key, value in index.items() if _is_component(value)}
+    parts = {key: value for key, value in components.items() if value[0]}
+    plain = {key: value for key, value in index.items() if not key.startswith("_") and key not in components}
 
     def component(name: str) -> nn.Module:
         kind = getattr(diffusers, parts[name][1])
@@ -89,7 +90,7 @@ def _of_files(source: str, index: dict[str, Any], family: type[DiffusersGenerato
     def pipeline(denoiser: nn.Module, autoencoder: nn.Module) -> DiffusionPipeline:
         scheduler = getattr(diffusers, parts["scheduler"][1]).from_pretrained(source, subfolder="scheduler")
         given = {family.denoiser_name: denoiser, "vae": autoencoder, "scheduler": scheduler}
-        return family.pipeline_class(**{**dict.fromkeys(parts), **plain, **given})
+        return family.pipeline_class(**{**dict.fromkeys(components), **plain, **given})
 
     def encoder(name: str) -> PreTrainedModel:
         kind = getattr(transformers, parts[name][1])
@@ -98,6 +99,11 @@ def _of_files(source: str, index: dict[str, Any], family: type[DiffusersGenerato
     names = [name for name in parts if name.startswith("text_encoder")]
     makers = tuple((lambda name=name: encoder(name)) for name in names)
     return Configuration(lambda: component(family.denoiser_name), lambda: component("vae"), pipeline, makers)
+
+
+def _is_component(value: object) -> bool:
+    """[library, class], or nulls for one that a pipeline can do without; other lists are settings."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], (str, type(None)))
 
 
 def conditioning_shapes(generator: DiffusersGenerator) -> dict[str, tuple[int, ...]]:
