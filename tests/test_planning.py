@@ -39,6 +39,7 @@ from hypernoise_core.training.teachers import CriticTeacher
 from train import __main__ as command
 from train import estimate
 
+REST = [("head", "gradient"), ("lora", "critic")]
 SMALL = Configuration(lambda: sana_transformer(2, 4, 2), lambda: small_autoencoder((8, 16, 32, 32)), sana_pipeline, ())
 
 
@@ -59,8 +60,10 @@ def allocated(trainer: Trainer) -> int:
     return before + max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-@pytest.mark.parametrize("kind", ["lora", "head"])
-@pytest.mark.parametrize("teacher", ["gradient", "critic"])
+@pytest.mark.parametrize(
+    ("kind", "teacher"),
+    [("lora", "gradient"), ("head", "critic"), *(pytest.param(*p, marks=pytest.mark.slow) for p in REST)],
+)
 def test_what_is_counted_is_what_the_allocator_holds(kind, teacher):
     config = TrainingConfig(
         hypernetwork=kind,
@@ -93,7 +96,9 @@ READ_APART = ("sd-turbo", "krea2", "z-image")
 """Families whose folders or steps need something of their own; the others are counted in CI alone."""
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=[pytest.mark.slow][f in READ_APART :]) for f in BUILDERS])
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f in READ_APART else pytest.mark.slow) for f in BUILDERS]
+)
 def test_every_family_is_counted_from_its_folder(family, tmp_path):
     tiny_pipeline(family).save_pretrained(tmp_path)
     config = TrainingConfig(

@@ -79,7 +79,14 @@ def numpy_reward(comfy, g: Graph):
     )
 
 
-@pytest.fixture(scope="module", params=MODELS)
+SLOW = ("flux", "sdxl")
+
+
+def listed(name):
+    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+
+
+@pytest.fixture(scope="module", params=map(listed, MODELS))
 def host_model(request, comfy):
     return HostModel(comfy, request.param, *MODELS[request.param])
 
