@@ -71,6 +71,7 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     "question",
                     default=QUESTION,
                     optional=True,
+                    advanced=True,
                     tooltip="What 'vqa' asks, with {prompt} in the prompt's place. The score is how sure the model is "
                     "of the answer yes.",
                 ),
@@ -79,6 +80,7 @@ class HyperNoiseLoadReward(io.ComfyNode):
                     options=list(get_args(Quantize)),
                     default="none",
                     optional=True,
+                    advanced=True,
                     tooltip="Weights of 'hpsv3', 'vqa' and 'vqa-questions' in 8 bits (int8) or 4 (nf4): half or a "
                     "third of the memory, scores change a little. Needs the Python package bitsandbytes.",
                 ),
