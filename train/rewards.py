@@ -16,7 +16,6 @@ ASKED = {
     "judge": "--rewards_judge",
     "question": "--vqa_question",
     "questions": "--vqa_questions",
-    "quantize": "--rewards_quantize",
 }
 
 

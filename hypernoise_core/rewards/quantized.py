@@ -22,7 +22,8 @@ def check_quantize(quantize: Quantize) -> None:
     """
     if quantize != "none" and find_spec("bitsandbytes") is None:
         raise SettingError(
-            "{quantize} {} needs bitsandbytes: pip install 'comfyui-hypernoise[quantize]', or take none", quantize
+            "{rewards_quantize} {} needs bitsandbytes: pip install 'comfyui-hypernoise[quantize]', or take none",
+            quantize,
         )
 
 

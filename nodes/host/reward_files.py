@@ -60,7 +60,7 @@ def _classes(file: Path) -> list[str]:
 
 def called(setting: str) -> str:
     """What Load Reward calls a setting of the core's."""
-    return f"weights, in {IN_FOLDER}" if setting == "weights" else setting
+    return {"weights": f"weights, in {IN_FOLDER}", "rewards_quantize": "quantize"}.get(setting, setting)
 
 
 def load(name: str, weights: str | None, question: str, quantize: Quantize) -> Reward:
