@@ -249,7 +249,7 @@ def test_rewards_that_ask_one_model_share_it(folders):
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])
 def test_weights_in_few_bits_are_refused_without_their_package_and_asked_for_with_it(folders, monkeypatch, quantize):
     monkeypatch.setattr(quantized, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"rewards_quantize {quantize} needs bitsandbytes: pip install .*\[quantize\]"):
+    with pytest.raises(ValueError, match=rf"rewards_quantize {quantize} needs bitsandbytes: .*\[quantize\]"):
         load_reward("vqa", judge=folders["Qwen2-VL"], quantize=quantize)
     with pytest.raises(ValueError, match="needs bitsandbytes"):
         check_rewards("redness", LoadOptions(quantize=quantize))
