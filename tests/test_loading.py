@@ -34,6 +34,8 @@ def test_a_saved_pipeline_makes_the_same_pictures(saved):
     assert (generator.family, generator.name) == (family, family)
     assert torch.allclose(pictures(generator), pictures(tiny_generator(family)), atol=1e-6)
     assert not any(p.requires_grad for p in generator.denoiser.parameters())
+    towers = [name for encoder in generator.text_encoders for name, _ in encoder.named_parameters() if "visual" in name]
+    assert not towers  # no prompt has a picture
 
 
 def test_precision_offload_and_slicing(saved):

@@ -23,6 +23,7 @@ from .saved import check_component, check_saved
 from .schedules import Scheduler, set_scheduler
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 from .stable_diffusion_3 import StableDiffusion3
+from .text_encoders import drop_vision
 from .z_image import ZImage
 
 SHORT_NAMES = {
@@ -147,6 +148,8 @@ def load_generator(
     name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
     set_scheduler(pipeline, family, scheduler, shift, name)
     for key, component in pipeline.components.items():
+        if key.startswith("text_encoder") and isinstance(component, torch.nn.Module):
+            drop_vision(component)
         if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
             component.to(device)
     if vae_slicing:

@@ -14,7 +14,7 @@ from ..noise import BetweenSteps, First, KeptNoise
 from ..reading import Reading, inputs_of, tokens_as_grid
 from ..settings import SettingError
 
-MOST_PIXELS = 2**20
+MOST_PIXELS = 2**18
 """Of pictures that are decoded, or decoded and scored, at a time: decoders take more memory than anything else."""
 
 

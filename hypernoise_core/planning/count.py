@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ..generators import DiffusersGenerator
 from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
 from ..generators.quantized import BYTES, Quantize
+from ..generators.text_encoders import drop_vision
 from ..hypernetworks import NoiseHypernetwork
 from ..rewards import Reward, RewardEnsemble
 from ..rewards.vision_language import MODEL
@@ -321,6 +322,7 @@ def _encoding(setup: Setup) -> Sums[str]:
         with default_dtype(setup.dtype):
             encoder = make().eval()
         encoder.tie_weights()
+        drop_vision(encoder)
         held[TEXT_ENCODERS] += _bytes([*encoder.parameters(), *encoder.buffers()])
         most = max(most, _encoding_activations(encoder))
     held[ACTIVATIONS] = most
