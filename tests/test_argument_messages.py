@@ -53,6 +53,7 @@ train --decay_fraction 1.5 | --decay_fraction is 1.5: give a number in [0, 1]
 train --reward_grad_clip 0 | --reward_grad_clip is 0.0: give a number above 0, or null for no clipping
 train --grad_clip 0 | --grad_clip is 0.0: give a number above 0
 train --steps 0 | --steps is 0: give at least 1
+train --dtype float16 | --dtype is float16, where small gradients vanish: train with bfloat16
 train --height 0 | --height is 0: give at least 1
 train --seed -1 | --seed is -1: give a number from 0
 train --seed 99999999999999999999 | --seed is 99999999999999999999: give a number from 0

@@ -86,7 +86,8 @@ class TrainArguments(ModelArguments, RewardArguments):
     device: str = "cpu"
     """Device to train on, such as cuda. With `accelerate launch -m train …` each process takes its own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """dtype of the frozen model. LoRA weights, the KL and reward sums stay float32. Use bfloat16 on a GPU."""
+    """dtype of the frozen model. LoRA weights, the KL and reward sums stay float32. Use bfloat16 on a GPU; float16 is
+    refused, because small gradients vanish there."""
     estimate: bool = False
     """Print how much memory the run would need, and what other settings would save. Nothing is loaded, downloaded or
     written: a step is taken on tensors without data."""
@@ -268,6 +269,8 @@ class TrainArguments(ModelArguments, RewardArguments):
         require(self, [f"{switch}_weighting" for switch in SWITCHES], lambda v: True, "a finite number")
         check_folders(self, "save_dir", "cache_dir")
         self.training_config(prompt_count=1)  # refuses what the core does not take, before anything is loaded
+        if self.dtype == "float16":
+            raise ValueError("--dtype is float16, where small gradients vanish: train with bfloat16, use it with either")
         if not self.enable_modulate_noise:
             raise ValueError("--enable_modulate_noise is false: leave it out, only x0 + f(x0) is supported")
         if unknown := [name for name in self.tracker_names if name not in get_args(Tracker)]:
