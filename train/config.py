@@ -270,7 +270,7 @@ class TrainArguments(ModelArguments, RewardArguments):
         check_folders(self, "save_dir", "cache_dir")
         self.training_config(prompt_count=1)  # refuses what the core does not take, before anything is loaded
         if self.dtype == "float16":
-            raise ValueError("--dtype is float16, where small gradients vanish: train with bfloat16, use it with either")
+            raise ValueError("--dtype is float16, where small gradients vanish: train with bfloat16")
         if not self.enable_modulate_noise:
             raise ValueError("--enable_modulate_noise is false: leave it out, only x0 + f(x0) is supported")
         if unknown := [name for name in self.tracker_names if name not in get_args(Tracker)]:
