@@ -56,9 +56,11 @@ class Aim:
     quantize: Quantize | None = None
     size: int | None = None
     """Side of the images, where it is not the recipe's."""
+    more: str = ""
+    """What else is given on the command line."""
 
     def setup(self) -> Setup:
-        given = ["--rewards_dtype", "bfloat16", "--rewards", "hpsv2,imagereward,clip,pickscore"]
+        given = ["--rewards_dtype", "bfloat16", "--rewards", "hpsv2,imagereward,clip,pickscore", *self.more.split()]
         if self.size:
             given += ["--height", str(self.size), "--width", str(self.size)]
         args: TrainArguments = parse(TrainArguments, PROG, "", given, str(path_of(self.recipe)))
@@ -80,8 +82,11 @@ AIMS = (
     Aim("qwen-image-head", 1, 16, "nf4"),
     Aim("sana", 3, 14),
     Aim("sana", 1, 8),
+    Aim("sana", 1, 8, more="--vae_tiling true"),
     Aim("sd-turbo", 3, 8),
+    Aim("sd-turbo", 3, 8, more="--optim adamw8bit"),
     Aim("flux", 1, 15, "nf4", 512),
+    Aim("flux", 1, 15, "nf4", 512, "--optim adamw8bit"),
 )
 
 
@@ -95,6 +100,7 @@ def aim_lines(aims: Sequence[Aim]) -> Iterator[str]:
         found = known[plain].quantized(aim.quantize) if aim.quantize else known[plain]
         size = f" at {aim.size}²" if aim.size else ""
         run = f"`{aim.recipe}`{size}, {aim.images} at a time, {aim.quantize or 'bfloat16'}"
+        run += f", `{aim.more}`" if aim.more else ""
         yield as_line([run, f"{found.peak / GIB:.1f}", found.part, f"{aim.gib:g}"])
 
 

@@ -14,7 +14,9 @@ from hypernoise_core.planning.released import sana_transformer
 from hypernoise_core.planning.without_data import without_data
 
 
-@pytest.mark.parametrize("name", ["sd-turbo", pytest.param("sana", marks=pytest.mark.full_size)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("sd-turbo", marks=pytest.mark.slow), pytest.param("sana", marks=pytest.mark.full_size)]
+)
 def test_a_head_costs_less_than_a_twentieth_of_the_call_that_it_reads(name):
     with without_data():
         head = HeadHypernetwork.new(made(MODELS[name], name))
@@ -60,7 +62,7 @@ def test_lines_of_the_table_take_the_place_of_their_like(tmp_path):
         write_between_marks(page, [])
 
 
-@pytest.mark.parametrize("kind", ["lora", "head"])
+@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.slow), "head"])
 def test_what_is_counted_without_data_is_what_a_step_with_data_takes(kind):
     autoencoder = lambda: small_autoencoder((4, 8, 16, 32))  # noqa: E731
     toy = replace(MODELS["sana"], denoiser=lambda: sana_transformer(1, 2, 2), autoencoder=autoencoder, rank=4)

@@ -289,6 +289,7 @@ def given_scores(generator, count):
     return rows
 
 
+@pytest.mark.slow
 def test_scores_that_exist_teach_and_nothing_else_is_scored(generator, prompts):
     ensemble = RewardEnsemble([(GivenScores(), 1.0)])
     sizes = {"batch_size": 16, "critic_warm_up": 640, "max_steps": 12, "replay": 1024, "temperature": 1e-3, "lr": 3e-3}

@@ -52,6 +52,7 @@ def test_lipschitz_differs_from_sample_to_sample():
     assert torch.allclose(estimate, noise(2).abs().amax((1, 2, 3)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_estimates_run_through_the_real_network(generator, hypernetwork, prompts):
     conditioning, x0 = generator.encode(prompts[:2]), generator.noise(2)
 

@@ -288,6 +288,7 @@ def test_a_file_that_was_trained_for_more_readings_says_so(place, tmp_path, caps
     assert capsys.readouterr().out.count("was trained for --iterations 3; it is used with the default --iter") == 1
 
 
+@pytest.mark.slow
 def test_killed_while_it_works_it_ends_as_if_left_alone(place, tmp_path):
     """SIGKILL after the first pictures."""
     more = ("--samples=4", "--steps=4", "--score=false", "--diversity=")

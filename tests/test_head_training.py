@@ -165,7 +165,7 @@ def test_diagnostics_are_of_the_noise_that_pictures_start_from(generator, rednes
     """After all of its readings, at the norm of the noise that was drawn."""
     measured, place = [], "hypernoise_core.training.trainer."
     monkeypatch.setattr(place + "noise_statistics", lambda moved: measured.append(moved) or {})
-    monkeypatch.setattr(place + "local_lipschitz", lambda f, x: local_lipschitz(f, x, iterations=1))
+    monkeypatch.setattr(place + "local_lipschitz", lambda f, x, seed: local_lipschitz(f, x, 1, seed))
     made = as_if_trained(trainer(generator, redness, prompts, batch_size=1, iterations=2))
     told = made.diagnose()
     assert told["lipschitz"] > 0

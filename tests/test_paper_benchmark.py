@@ -222,6 +222,7 @@ def test_the_page_has_every_number_that_there_is(tmp_path):
     assert "**not met**" not in page.split("## Every")[0].split("| a head at one reading")[0]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_missing(tmp_path):
     left_out = {"base-reno", "redness", "kl", "timing", "rank-16-measured"}
     rows, places = invent(tmp_path, left_out=left_out)

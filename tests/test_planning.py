@@ -39,7 +39,7 @@ from hypernoise_core.training.teachers import CriticTeacher
 from train import __main__ as command
 from train import estimate
 
-REST = [("head", "gradient"), ("lora", "critic")]
+REST = [("lora", "gradient"), ("head", "gradient"), ("lora", "critic")]
 SMALL = Configuration(lambda: sana_transformer(2, 4, 2), lambda: small_autoencoder((8, 16, 32, 32)), sana_pipeline, ())
 
 
@@ -62,7 +62,7 @@ def allocated(trainer: Trainer) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "teacher"),
-    [("lora", "gradient"), ("head", "critic"), *(pytest.param(*p, marks=pytest.mark.slow) for p in REST)],
+    [("head", "critic"), *(pytest.param(*p, marks=pytest.mark.slow) for p in REST)],
 )
 def test_what_is_counted_is_what_the_allocator_holds(kind, teacher):
     config = TrainingConfig(
@@ -92,13 +92,11 @@ def test_short_names_have_the_parameters_of_the_released_models():
         assert parameters == pytest.approx(float(number) * {"M": 1e6, "B": 1e9}[unit], rel=0.06), name
 
 
-READ_APART = ("sd-turbo", "krea2", "z-image")
-"""Families whose folders or steps need something of their own; the others are counted in CI alone."""
+QUICK = "z-image"
+"""The family whose steps need most of their own; the others are counted in CI alone."""
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=() if f in READ_APART else pytest.mark.slow) for f in BUILDERS]
-)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == QUICK else pytest.mark.slow) for f in BUILDERS])
 def test_every_family_is_counted_from_its_folder(family, tmp_path):
     tiny_pipeline(family).save_pretrained(tmp_path)
     config = TrainingConfig(
