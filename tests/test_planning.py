@@ -266,9 +266,8 @@ def test_loaded_models_are_counted_as_they_run_and_stay_as_they_are():
         teacher="gradient",
         rank=8,
         batch_size=2,
-        height=128,
-        width=128,
-        gradient_checkpointing=True,
+        height=64,
+        width=64,
         diagnostics_every=0,
     )
     generator, peeking = build(SMALL, "small"), Peeking()
