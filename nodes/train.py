@@ -233,6 +233,7 @@ class HyperNoiseTrain(io.ComfyNode):
         from hypernoise_core.training.scores_file import read_scores
 
         from .host.generator import HostGenerator
+        from .host.memory import certain, tell_memory
         from .host.training_run import TrainingRun, called, find_place, keep_picture
 
         with torch.inference_mode(False), torch.enable_grad(), naming(called):
@@ -255,23 +256,21 @@ class HyperNoiseTrain(io.ComfyNode):
                 read = config.hypernetwork == "head" or config.teacher == "critic"
                 if blind := read and not features_of(generator)[0]:
                     config = replace(config, head_reads="prediction")
+                show_text("counting the memory that a step needs", cls.hidden.unique_id)
+                needs = tell_memory(generator, reward, texts, config)
             bar = comfy.utils.ProgressBar(config.max_steps)
 
             def show(step, text, picture):
-                show_text(text, cls.hidden.unique_id)
+                show_text(f"{text}\n{needs}", cls.hidden.unique_id)
                 if picture:
                     keep_picture(picture, place.folder / "preview.png")
                 bar.update_absolute(step, preview=picture and ("JPEG", picture, PREVIEW_SIDE))
 
             with reward.present(generator.device), generator.training():
-                run = TrainingRun(
-                    _trainer(generator, reward.ensemble, texts, config, scored),
-                    generator,
-                    place,
-                    texts,
-                    preview_every,
-                    show,
-                )
+                trainer = _trainer(generator, reward.ensemble, texts, config, scored)
+                needs = needs or certain(trainer, generator.device)
+                run = TrainingRun(trainer, generator, place, texts, preview_every, show)
+                run.notes.append(needs)
                 if blind:
                     run.notes.append(BLIND)
                 try:

@@ -1,5 +1,6 @@
 """How much memory a run needs, known before it starts."""
 
+import copy
 from collections import Counter as Sums
 from dataclasses import replace
 from itertools import accumulate
@@ -25,14 +26,17 @@ from hypernoise_core.planning.count import (
     Setup,
     _encoding_activations,
     count,
+    size_of,
 )
 from hypernoise_core.planning.counter import Counter
 from hypernoise_core.planning.judges import CountedJudge, judge_model
-from hypernoise_core.planning.models import build, configuration_of
+from hypernoise_core.planning.loaded import Loaded, check_loaded_fits, count_loaded, held_throughout
+from hypernoise_core.planning.models import build, configuration_of, countable
 from hypernoise_core.planning.plan import GIB, SPARE, check_fits, fit
 from hypernoise_core.planning.released import CONFIGURATIONS, Configuration, sana_pipeline, sana_transformer
 from hypernoise_core.planning.rewards import build_rewards, tensors_of
 from hypernoise_core.planning.without_data import without_data
+from hypernoise_core.rewards import Reward
 from hypernoise_core.rewards.vision_language import as_texts
 from hypernoise_core.training import StepDone
 from hypernoise_core.training.teachers import CriticTeacher
@@ -240,3 +244,68 @@ def test_rewards_that_ask_one_judge_are_counted_once(tmp_path):
     assert weights("vqa", "vqa-questions") == weights("vqa") > 0
     with pytest.raises(ValueError, match="judge is 'nowhere', whose configuration cannot be read"):
         build_rewards(("vqa",), (), torch.bfloat16, False, None, "nowhere")
+
+
+class Peeking(Reward):
+    """Its scores depend on what is in a picture."""
+
+    name = "peeking"
+
+    def __init__(self):
+        self.model = torch.nn.Linear(1000, 1)
+
+    def score(self, images, text):
+        return torch.tensor([float(image.mean()) for image in images])
+
+
+def test_loaded_models_are_counted_as_they_run_and_stay_as_they_are():
+    config = TrainingConfig(
+        hypernetwork="lora",
+        teacher="gradient",
+        rank=8,
+        batch_size=2,
+        height=64,
+        width=64,
+        diagnostics_every=0,
+    )
+    generator, peeking = build(SMALL, "small"), Peeking()
+    before = {name: tensor.clone() for name, tensor in generator.denoiser.state_dict().items()}
+
+    def copied(copies):
+        own = copy.copy(generator)
+        own.denoiser, own.autoencoder = copies.of(generator.denoiser), copies.of(generator.autoencoder)
+        return countable(own)
+
+    ensemble = RewardEnsemble([(load_reward("redness"), 1.0), (peeking, 1.0)])
+    counted, unknown = count_loaded(Loaded(copied, generator.device, ensemble, "a red square"), config)
+    held = size_of(list(peeking.model.parameters()))
+    assert (unknown, counted.parts[counted.part][REWARDS]) == (["peeking"], held)
+    trainer = Trainer(generator, RewardEnsemble([(load_reward("redness"), 1.0)]), [""], config)
+    assert counted.peak - held == pytest.approx(allocated(trainer), rel=0.1)
+    assert held_throughout(trainer) < counted.peak
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.denoiser.state_dict().items())
+
+
+def counted_by_pixels(config: TrainingConfig) -> Count:
+    """2 GiB of weights, and 1 for a picture of 512 x 512: by the gradient 3, and a quarter when recomputed."""
+    pictures = (config.micro_batch_size or config.batch_size) * config.height * config.width / 512**2
+    each = GIB * (3 if config.teacher == "gradient" else 1) / (4 if config.gradient_checkpointing is True else 1)
+    return Count({DENOISER: Sums({DENOISER: 2 * GIB, ACTIVATIONS: round(pictures * each)})}, (), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("free", "remedy"),
+    [
+        (6, "set micro_batch_size 1"),
+        (4, "set micro_batch_size 1, gradient_checkpointing all"),
+        (2.5, "set micro_batch_size 1, gradient_checkpointing all, teacher critic"),
+        (2.1, "set .*, teacher critic, width 256 and height 256"),
+        (2, "no settings help, it needs 2.6 GiB at least"),
+    ],
+)
+def test_a_loaded_model_that_does_not_fit_is_refused_with_settings_that_would(free, remedy):
+    config = TrainingConfig(hypernetwork="head", teacher="gradient", batch_size=2, height=512, width=512)
+    known = counted_by_pixels(config)
+    check_loaded_fits(config, known, 8 * GIB + SPARE, counted_by_pixels)
+    with pytest.raises(ValueError, match=f"generator would need 8.5 GiB .* GiB are free: {remedy}"):
+        check_loaded_fits(config, known, free * GIB + SPARE, counted_by_pixels)

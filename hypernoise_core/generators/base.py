@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Generator(ABC):
     """Hub id or folder name, for messages and metadata."""
     denoiser: nn.Module
     """The UNet or transformer."""
+    autoencoder: Any
+    """Its decoder makes the pictures."""
     latent_channels: int
     latent_scale: int
     """Pixels per latent cell, along each side."""

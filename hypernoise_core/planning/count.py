@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..generators import DiffusersGenerator
 from ..generators.diffusers_generator import PROMPTS_AT_A_TIME
 from ..generators.quantized import BYTES, Quantize
 from ..generators.text_encoders import drop_vision
@@ -69,13 +68,18 @@ class Setup:
     @property
     def at_a_time(self) -> int:
         """Pictures of a micro-batch."""
-        share = max(1, self.config.batch_size // processes.count())
-        return min(self.config.micro_batch_size or share, share)
+        return at_a_time(self.config)
 
-    @property
-    def passes(self) -> int:
-        """Micro-batches of an optimizer step."""
-        return self.config.accumulation_steps * -(-self.config.batch_size // (self.at_a_time * processes.count()))
+
+def at_a_time(config: TrainingConfig) -> int:
+    """Pictures of a micro-batch."""
+    share = max(1, config.batch_size // processes.count())
+    return min(config.micro_batch_size or share, share)
+
+
+def passes(config: TrainingConfig) -> int:
+    """Micro-batches of an optimizer step."""
+    return config.accumulation_steps * -(-config.batch_size // (at_a_time(config) * processes.count()))
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def count(setup: Setup) -> Count:
         reward = build_rewards(*which)
         trainer = Trainer(generator, reward, [""], counted_config(setup.config))
         encoding = _encoding(setup)
-        counted = count_step(trainer, setup.at_a_time, setup.passes, encoding[TEXT_ENCODERS])
+        counted = count_step(trainer, setup.at_a_time, passes(setup.config), encoding[TEXT_ENCODERS])
         counted = replace(counted, parts={**counted.parts, TEXT_ENCODERS: _weights(trainer) + encoding})
     counted = counted.offloaded(setup.offload_rewards, setup.offload)
     return counted.quantized(setup.quantize) if setup.quantize else counted
@@ -182,7 +186,7 @@ def count_step(
             parts need no more memory than their pictures.
     """
     counter = Counter()
-    _show_weights(counter, trainer)
+    show_weights(counter, trainer)
     counter.add(text_encoders, TEXT_ENCODERS)
     with ExitStack() as stack:
         stack.callback(_make_state(counter, trainer, grown=passes > 1).remove)
@@ -200,19 +204,18 @@ def count_step(
             nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
             trainer.optimizer.step()
         del own, marked
-    sizes = [_bytes(tensors_of(reward)) for reward in _all(trainer.reward)]
+    sizes = [size_of(tensors_of(reward)) for reward in _all(trainer.reward)]
     parts = {part: sums for part, (_, sums) in counter.peaks.items() if part}
     linear = [m.weight for m in trainer.generator.denoiser.modules() if isinstance(m, nn.Linear)]
     packed, largest = sum(map(_size, linear)), max(map(_size, linear), default=0)
     return Count(parts, tuple(sizes), replay, counter.flops, packed, largest, linear[0].itemsize if linear else 1)
 
 
-def _show_weights(counter: Counter, trainer: Trainer) -> None:
+def show_weights(counter: Counter, trainer: Trainer) -> None:
     generator, network = trainer.generator, trainer.adapter.network
     counter.see([*network.parameters(), *network.buffers(), *(trainer.average or [])], HYPERNETWORK)
     if isinstance(trainer.teacher, CriticTeacher):
         counter.see([*trainer.teacher.network.parameters(), *trainer.teacher.network.buffers()], CRITIC)
-    assert isinstance(generator, DiffusersGenerator)
     for module, kind in ((generator.denoiser, DENOISER), (generator.autoencoder, DECODER)):
         counter.see([*module.parameters(), *module.buffers()], kind)
     for reward in _all(trainer.reward):
@@ -222,7 +225,7 @@ def _show_weights(counter: Counter, trainer: Trainer) -> None:
 def _weights(trainer: Trainer) -> Sums[str]:
     """And the optimizer's state, which a resumed run has before its sample prompts are encoded."""
     counter = Counter()
-    _show_weights(counter, trainer)
+    show_weights(counter, trainer)
     counter.see(_state_of(trainer.optimizer), OPTIMIZER)
     return counter.by_kind
 
@@ -323,7 +326,7 @@ def _encoding(setup: Setup) -> Sums[str]:
             encoder = make().eval()
         encoder.tie_weights()
         drop_vision(encoder)
-        held[TEXT_ENCODERS] += _bytes([*encoder.parameters(), *encoder.buffers()])
+        held[TEXT_ENCODERS] += size_of([*encoder.parameters(), *encoder.buffers()])
         most = max(most, _encoding_activations(encoder))
     held[ACTIVATIONS] = most
     return held
@@ -370,5 +373,5 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.itemsize
 
 
-def _bytes(tensors: Sequence[Tensor]) -> int:
+def size_of(tensors: Sequence[Tensor]) -> int:
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

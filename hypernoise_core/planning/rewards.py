@@ -21,7 +21,6 @@ from ..batch import TensorBatch
 from ..embedded import REWARD_FOLDER
 from ..rewards import Reward, RewardEnsemble, imagereward
 from ..rewards.aesthetic import Aesthetic
-from ..rewards.base import BackboneReward
 from ..rewards.clip import ClipBackbone, ClipReward
 from ..rewards.diversity import Diversity
 from ..rewards.given import GivenScores
@@ -173,11 +172,10 @@ def build_rewards(
 
 
 def modules_of(reward: Reward) -> list[nn.Module]:
-    """What of it has weights."""
-    found = [value for value in vars(reward).values() if isinstance(value, nn.Module)]
-    if isinstance(reward, BackboneReward):
-        found += [value for value in vars(reward.backbone).values() if isinstance(value, nn.Module)]
-    return found
+    """What of it has weights, within a backbone or a judge of its as well."""
+    holders = [value for value in vars(reward).values() if hasattr(value, "__dict__")]
+    values = [value for owner in (reward, *holders) for value in vars(owner).values()]
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 def tensors_of(reward: Reward) -> list[Tensor]:

@@ -3,13 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.autograd import graph
 from transformers.initialization import no_init_weights
+
+_storage_address = torch._C._storage_address  # type: ignore[attr-defined]
 
 
 @contextmanager
-def without_data() -> Iterator[None]:
+def without_data() -> Iterator[FakeTensorMode]:
     """Tensors that are made inside have shapes, and no data."""
 
     def apply(module: nn.Module, change: Callable, recurse: bool = True) -> nn.Module:
@@ -26,10 +30,27 @@ def without_data() -> Iterator[None]:
     own = nn.Module._apply
     nn.Module._apply = apply  # type: ignore[method-assign]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights():
-            yield
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, no_init_weights():
+            yield mode
     finally:
         nn.Module._apply = own  # type: ignore[method-assign]
+
+
+@contextmanager
+def allow_mutation() -> Iterator[None]:
+    """torch's `allow_mutation_on_saved_tensors`, for tensors without data as well: it tells tensors apart by where
+    their data lies, so those that have none are all one to it."""
+
+    def where(tensor: Tensor) -> tuple[int, int]:
+        return _storage_address(tensor), tensor._version
+
+    own = graph._get_tid, graph._get_sid
+    graph._get_tid, graph._get_sid = lambda tensor: (id(tensor), *where(tensor)), where
+    try:
+        with graph.allow_mutation_on_saved_tensors():
+            yield
+    finally:
+        graph._get_tid, graph._get_sid = own
 
 
 class Numbers(list):

@@ -74,6 +74,7 @@ class HostGenerator(Generator):
                 f"connect the VAE of this model"
             )
         self.denoiser: nn.Module = self._patcher.model.diffusion_model
+        self.autoencoder: nn.Module = self._vae_patcher.model
         check_quantized(self.denoiser)
         self.family, self.name = identity(self._patcher)
         self.latent_channels = latents.latent_channels
@@ -235,6 +236,19 @@ class HostGenerator(Generator):
         sigmas = self._sampling.sigmas(self._patcher, steps).to(x0.device)
         return Run(self._patcher, predict).sample(name, x0, sigmas, seed if one else seed[0], draw)
 
+    def calls(self, steps: int) -> int:
+        """How often the sampler asks for a prediction in so many steps."""
+        asked = []
+
+        def predict(x: Tensor, sigma: Tensor, options: dict) -> Tensor:
+            asked.append(sigma)
+            return x
+
+        sigmas = self._sampling.sigmas(self._patcher, steps)
+        x0 = self.noise(1, self.size_multiple, self.size_multiple)
+        Run(self._patcher, predict).sample(self._sampling.sampler(self._patcher), x0, sigmas.to(x0.device), 0)
+        return len(asked)
+
     def _guided(
         self, denoiser: nn.Module, x: Tensor, sigma: Tensor, conditioning: TensorBatch, options: dict
     ) -> Tensor:
@@ -275,7 +289,7 @@ class HostGenerator(Generator):
         """The clean latents that ComfyUI computes from `denoiser`'s output at x [B, C, h, w], in float32. `kind` is the
         conditioning's input of a sampler."""
         model, parts, x = self._patcher.model, [], self._timed(x)
-        conds = self._model_conds(conditioning["number"].tolist(), x, kind)
+        conds = self._model_conds(conditioning["number"], x, kind)
         with _in_place_of(model, denoiser):
             self._called_for = _alike(conds)
             for rows in self._called_for:
@@ -289,8 +303,11 @@ class HostGenerator(Generator):
                     parts.append(model.apply_model(inputs["input"], inputs["timestep"], **c))
         return still(_in_order(parts, self._called_for))
 
-    def _model_conds(self, numbers: Sequence[int], x: Tensor, kind: str) -> list[dict]:
+    def _model_conds(self, numbers: Tensor, x: Tensor, kind: str) -> list[dict]:
         """ComfyUI's inputs of the denoiser besides noise and time, for each row."""
+        return self._conds_of(numbers.tolist(), x, kind)
+
+    def _conds_of(self, numbers: Sequence[int], x: Tensor, kind: str) -> list[dict]:
         made = {}
         for number in set(numbers):
             (cond,) = comfy.samplers.encode_model_conds(

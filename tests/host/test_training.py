@@ -107,6 +107,7 @@ def test_the_reward_rises_and_the_adapter_is_usable_at_once_and_the_base_stays_b
     assert red - (green + blue) / 2 > 0.01  # measured 0.05
     assert grid.shape[0] == 1
     assert "saved as models/hypernoise/red_00001_.safetensors" in outputs[hypernoise[0]]["text"][0]
+    assert "weights, gradients and optimizers take 0.0" in outputs[hypernoise[0]]["text"][0]
     assert len(curves(comfy, "red_00001_")["loss"]) == SETTINGS["steps"]
     _, info = read_adapter(adapter(comfy, "red_00001_"))
     assert (info.family, info.generator, info.kind) == ("sana-sprint", "embedded", "noise")
@@ -259,3 +260,12 @@ def test_training_a_model_of_comfyuis_own(comfy, host_model):
     weights, info = read_adapter(adapter(comfy, f"{host_model.name}_00001_"))
     assert (info.family, info.generator) == (host_model.family, host_model.name)
     fit_adapter(host_model.core.denoiser, weights, info)
+
+
+@pytest.mark.parametrize("host_model", ["flux"], indirect=True)  # it overwrites what the backward pass needs
+def test_a_step_on_comfyuis_own_layers_is_counted_without_data_as_it_runs(comfy, host_model):
+    g = Graph()
+    model, clip, vae = host_model.loaded(g)
+    node = g.ProbeMemory(model=model, clip=clip, vae=vae, reward=redness(g), steps=1)
+    counted, real = comfy.run(g.nodes)[node[0]]["bytes"]
+    assert counted == pytest.approx(real, rel=0.02)

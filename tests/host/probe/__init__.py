@@ -344,6 +344,45 @@ class ProbeGenerator(io.ComfyNode):
         return io.NodeOutput(images.movedim(1, -1), *gradients)
 
 
+class ProbeMemory(io.ComfyNode):
+    """The bytes that a training step by the gradient is counted to need, without data and as it runs."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ProbeMemory",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.Custom("REWARD").Input("reward"),
+                io.Int.Input("steps"),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, reward, steps):
+        pack = next(name for name in sys.modules if name.endswith("ComfyUI-HyperNoise"))
+        bridge, memory = (importlib.import_module(f"{pack}.nodes.host.{name}") for name in ("generator", "memory"))
+        planning = importlib.import_module("hypernoise_core.planning.count")
+        training = importlib.import_module("hypernoise_core.training")
+        config = training.TrainingConfig(
+            hypernetwork="lora", teacher="gradient", rank=4, batch_size=2, height=32, width=32, steps=steps
+        )
+        with torch.inference_mode(False), torch.enable_grad():
+            generator = bridge.HostGenerator(model, clip, vae, 32)
+            generator.encode(["", "a cat"])
+            generator.load()
+            with generator.training(), reward.present(generator.device):
+                counted = memory.Counting(generator, reward, ["a cat"])(config)
+                trainer = training.Trainer(generator, reward.ensemble, ["a cat"], config)
+                with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                    real = planning.count_step(trainer, 2)
+        return io.NodeOutput(ui={"bytes": [counted.peak, real.peak]})
+
+
 class ProbeModulated(io.ComfyNode):
     """Noise that a head from a file moves as it does while it trains: on the pack's generator, one prompt a picture."""
 
@@ -463,6 +502,7 @@ class ProbeExtension(ComfyExtension):
             ProbeClipAndVae,
             ProbeEncode,
             ProbeGenerator,
+            ProbeMemory,
         ]
 
 
