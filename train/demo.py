@@ -41,7 +41,7 @@ RUNS = {
 }
 """Folder of each run to its recipe."""
 
-QUICK = {"head": {"batch_size": 32, "max_steps": 90}}
+QUICK = {"head": {"batch_size": 32, "max_steps": 60}}
 """What a run takes instead of its recipe's, to be done in two minutes."""
 
 ROWS = {
@@ -68,7 +68,7 @@ class DemoArguments:
 
     save_dir: str = "outputs/demo"
     """Folder for report.json, comparison.png, curves.png and hypernoise.safetensors. Existing files are replaced."""
-    n: int = 600
+    n: int = 480
     """Images per method; a multiple of 60."""
     scale: float = 1.0
     """Scale of the number of training steps: 0.1 for a quick look."""
