@@ -16,6 +16,7 @@ def pipeline_pictures(generator, x0, prompts, steps, seed=0, **more):
             "intermediate_timesteps": 1.3 if steps == 2 else None,
             "use_resolution_binning": False,
             "complex_human_instruction": None,
+            "max_sequence_length": max(map(len, pipeline.tokenizer(list(prompts))["input_ids"])),
         },
         "sd-turbo": {"guidance_scale": 0.0},
         "sdxl-turbo": {"guidance_scale": 0.0},
