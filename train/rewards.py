@@ -12,11 +12,7 @@ from hypernoise_core.rewards.vision_language import MODEL
 from hypernoise_core.rewards.vqa import QUESTION
 from hypernoise_core.settings import require
 
-ASKED = {
-    "judge": "--rewards_judge",
-    "question": "--vqa_question",
-    "questions": "--vqa_questions",
-}
+ASKED = {"judge": "--rewards_judge", "question": "--vqa_question", "questions": "--vqa_questions"}
 
 
 @dataclass(kw_only=True)

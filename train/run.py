@@ -16,7 +16,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from hypernoise_core.hypernetworks import Adapter
-from hypernoise_core.hypernetworks.drawing import Modulation, draw
+from hypernoise_core.hypernetworks.drawing import Modulation, draw_in_parts
 from hypernoise_core.training import (
     Checkpoints,
     Diagnosed,
@@ -228,11 +228,8 @@ class _Samples:
 
     @torch.no_grad()
     def make(self, adapter: Adapter | None, how: Modulation) -> list[Image]:
-        images: list[Image] = []
-        for part in self.generator.parts(self.x0):
-            x0, conditioning, seeds = self.x0[part], self.conditioning.rows(part), self.seeds[part]
-            images += to_images(draw(self.generator, adapter, x0, conditioning, self.steps, seeds, how)[1])
-        return images
+        drawn = draw_in_parts(self.generator, adapter, self.x0, self.conditioning, self.steps, self.seeds, how)
+        return to_images(drawn[1])
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -147,11 +147,13 @@ def load_generator(
         raise SettingError("{model} is {!r}, which does not load: {}", model, _remedy(error, source)) from error
     name = model if model in SHORT_NAMES or not Path(model).exists() else Path(model).stem
     set_scheduler(pipeline, family, scheduler, shift, name)
-    for key, component in pipeline.components.items():
-        if key.startswith("text_encoder") and isinstance(component, torch.nn.Module):
-            drop_vision(component)
-        if isinstance(component, torch.nn.Module) and not (offload and key.startswith("text_encoder")):
-            component.to(device)
+    modules = {key: part for key, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    for key, module in modules.items():
+        encodes = key.startswith("text_encoder")
+        if encodes:
+            drop_vision(module)
+        if not (offload and encodes):
+            module.to(device)
     if vae_slicing:
         pipeline.vae.enable_slicing()
     if vae_tiling:

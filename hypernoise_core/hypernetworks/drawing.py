@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..batch import TensorBatch
@@ -97,6 +98,24 @@ def draw(
             start = critic_of(adapter).refine(start, conditioning, how.refine, white=how.refine_white).noise
     between = added_noise(how.between_steps, x0, start)
     return start, generator.generate(start, conditioning, steps, seed, _denoiser(adapter), between)
+
+
+def draw_in_parts(
+    generator: Generator,
+    adapter: Adapter | None,
+    x0: Tensor,
+    conditioning: TensorBatch,
+    steps: int,
+    seeds: Sequence[int],
+    how: Modulation,
+) -> tuple[Tensor, Tensor]:
+    """As `draw`, with one seed of each picture, as many pictures at a time as `Generator.parts` has it."""
+    drawn = [
+        draw(generator, adapter, x0[part], conditioning.rows(part), steps, seeds[part], how)
+        for part in generator.parts(x0)
+    ]
+    start, images = zip(*drawn, strict=True)
+    return torch.cat(start), torch.cat(images)
 
 
 def critic_of(adapter: NoiseHypernetwork) -> Critic:

@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
-    Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
 from transformers.vision_utils import (
@@ -30,6 +29,7 @@ from ..rewards import Reward
 from ..rewards.hpsv3 import HPSv3
 from ..settings import SettingError
 from .models import TOKENS
+from .text_encoders import SMALLER_VISION, qwen3_vl, qwen3_vl_4b_config
 
 ASKED = 64
 """Tokens of the chat template and of the question around a prompt."""
@@ -42,32 +42,15 @@ COUNTED_KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def qwen3_vl_2b() -> PreTrainedModel:
-    return _qwen3_vl(2048, 6144, 28, 16, _VISION | {"out_hidden_size": 2048})
+    return Qwen3VLForConditionalGeneration(qwen3_vl(2048, 6144, 28, 16, SMALLER_VISION | {"out_hidden_size": 2048}))
 
 
 def qwen3_vl_4b() -> PreTrainedModel:
-    return _qwen3_vl(2560, 9728, 36, 32, _VISION | {"out_hidden_size": 2560})
+    return Qwen3VLForConditionalGeneration(qwen3_vl_4b_config())
 
 
 def qwen3_vl_8b() -> PreTrainedModel:
-    return _qwen3_vl(4096, 12288, 36, 32, {"out_hidden_size": 4096}, tied=False)
-
-
-_VISION = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
-"""Of the two smaller ones; the largest has the default of transformers."""
-
-
-def _qwen3_vl(width: int, inner: int, layers: int, heads: int, vision: dict, tied: bool = True) -> PreTrainedModel:
-    text = {
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    }
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
-    return Qwen3VLForConditionalGeneration(config)
+    return Qwen3VLForConditionalGeneration(qwen3_vl(4096, 12288, 36, 32, {"out_hidden_size": 4096}, tied=False))
 
 
 def qwen2_vl_7b() -> PreTrainedModel:

@@ -67,17 +67,29 @@ def qwen3_4b() -> PreTrainedModel:
     )
 
 
-def qwen3_vl_4b() -> PreTrainedModel:
+def qwen3_vl(width: int, inner: int, layers: int, heads: int, vision: dict, tied: bool = True) -> Qwen3VLConfig:
+    """One of the sizes of Qwen3-VL."""
     text = {
-        "hidden_size": 2560,
-        "intermediate_size": 9728,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "num_key_value_heads": 8,
         "head_dim": 128,
     }
-    vision = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2560}
-    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision))
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+
+
+SMALLER_VISION = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+"""Of Qwen3-VL's 2B and 4B; the 8B has the default of transformers."""
+
+
+def qwen3_vl_4b_config() -> Qwen3VLConfig:
+    return qwen3_vl(2560, 9728, 36, 32, SMALLER_VISION | {"out_hidden_size": 2560})
+
+
+def qwen3_vl_4b() -> PreTrainedModel:
+    return Qwen3VLModel(qwen3_vl_4b_config())
 
 
 def qwen25_vl_7b() -> PreTrainedModel:

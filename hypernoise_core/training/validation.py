@@ -10,7 +10,7 @@ from ..evaluation.thumbnails import pixel_diversity
 from ..generators.base import Generator
 from ..hypernetworks import Adapter
 from ..hypernetworks.critic import Critic
-from ..hypernetworks.drawing import Modulation, draw
+from ..hypernetworks.drawing import Modulation, draw_in_parts
 from ..prompt_sets import PromptMix
 from ..rewards import RewardEnsemble
 from ..settings import Message
@@ -116,17 +116,14 @@ class Validation:
         own = [FIRST_SEED + i for i in seeds]
         x0 = torch.cat([generator.noise(1, config.height, config.width, seed) for seed in own])
         how = Modulation.trained_for(config)
-        drawn = [
-            draw(generator, adapter, x0[part], conditioning.rows(part), config.steps, own[part], how)
-            for part in generator.parts(x0)
-        ]
-        start, images = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        total = self._reward.combine(self._reward.scores(images, text))
+        start, images = draw_in_parts(generator, adapter, x0, conditioning, config.steps, own, how)
+        scores = self._reward.scores(images, text, self._names())
+        total = self._reward.combine({name: scores[name] for name in self._reward.rewards})
         expected = {}
         if critic is not None:
-            scores = [critic.score(start[part], conditioning.rows(part)) for part in generator.parts(start)]
-            expected = {"expected": torch.cat(scores)}
-        return images, {"reward": total, **expected, **self._reward.scores(images, text, self._names())}
+            parts = [critic.score(start[part], conditioning.rows(part)) for part in generator.parts(start)]
+            expected = {"expected": torch.cat(parts)}
+        return images, {"reward": total, **expected, **scores}
 
     def _names(self) -> list[str]:
         return [*self._reward.rewards, *self._reward.held_out]
