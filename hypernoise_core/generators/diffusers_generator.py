@@ -77,12 +77,13 @@ class DiffusersGenerator(Generator):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TensorBatch:
         """As of `Generator`. A prompt that comes again is encoded once. Warns of every prompt that is cut."""
-        distinct = list(dict.fromkeys(prompts))
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        distinct = list(rows)
         self._tell_cuts(distinct)
         with self.encoding():
             parts = [distinct[i : i + PROMPTS_AT_A_TIME] for i in range(0, len(distinct), PROMPTS_AT_A_TIME)]
             encoded = TensorBatch.cat([self._encode(part) for part in parts])
-        return encoded.rows([distinct.index(prompt) for prompt in prompts])
+        return encoded.rows([rows[prompt] for prompt in prompts])
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
